@@ -1,0 +1,170 @@
+"""Every setting of the system, read from the environment once and checked as a whole.
+
+The names are the environment variables in lower case. A value that would let the fleet start in a dangerous or
+contradictory state is refused here, at start, with a message that says what to set.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+DEVELOPMENT_SECRET = "fillfleet-development-only"  # noqa: S105 - production refuses to start on it
+MIB = 1024 * 1024
+
+
+class Environment(StrEnum):
+    """Where this process runs."""
+
+    DEVELOPMENT = "development"
+    """A laptop: default secrets are accepted."""
+    TEST = "test"
+    """The test suite: the device's time may be faked, too."""
+    PRODUCTION = "production"
+    """Anything else: default secrets are refused."""
+
+
+class Settings(BaseSettings):
+    """The typed settings. Units are in the names; a comment gives the reason of an odd default."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", hide_input_in_errors=True)
+
+    # --- which kind of place this is
+    fillfleet_env: Environment = Environment.PRODUCTION
+    log_format: str = Field(default="json", pattern="^(json|console)$")
+    log_level: str = "INFO"
+
+    # --- servers
+    database_url: SecretStr = SecretStr("postgresql://app@127.0.0.1:5432/fillfleet")
+    redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    s3_endpoint: str = "http://127.0.0.1:8333"
+    s3_public_endpoint: str | None = None
+    """What clients outside know the S3 server as; presigned links are signed for it. Default: s3_endpoint."""
+    s3_region: str = "us-east-1"
+    s3_bucket: str = "fillfleet"
+    s3_access_key: SecretStr = SecretStr("fillfleet")
+    s3_secret_key: SecretStr = SecretStr(DEVELOPMENT_SECRET)
+    presigned_url_seconds: int = Field(default=3600, ge=60, le=7 * 86400)
+
+    # --- the HTTP API
+    public_url: str | None = None
+    """The API's own address for absolute links behind a proxy. Default: what the request was sent to."""
+    api_key_secret: SecretStr = SecretStr(DEVELOPMENT_SECRET)
+    """Keys are stored only as HMAC-SHA256 under this secret."""
+    api_max_body_bytes: int = Field(default=1 * MIB, ge=16 * 1024)
+    upload_max_bytes: int = Field(default=50 * MIB, ge=1024)
+    sync_mode_seconds: float = Field(default=120.0, gt=0, le=600)
+    """How long a submit with enable_sync_mode may wait for its result."""
+
+    # --- the life of a job
+    lease_seconds: float = Field(default=20.0, gt=0)
+    """A killed worker's jobs are reclaimed after this long at most, so well under the 30 s that we promise."""
+    heartbeat_seconds: float = Field(default=5.0, gt=0)
+    max_failures: int = Field(default=3, ge=1, le=20)
+    backoff_seconds: float = Field(default=2.0, gt=0)
+    backoff_max_seconds: float = Field(default=120.0, gt=0)
+
+    # --- the dispatcher
+    dispatcher_poll_seconds: float = Field(default=2.0, gt=0)
+    """How often to look without having been notified; also bounds how late a rescue or a due retry is noticed."""
+    publish_window_floor: int = Field(default=32, ge=1)
+    publish_lost_seconds: float = Field(default=15.0, gt=0)
+    broker_visibility_seconds: int = Field(default=6 * 3600, ge=60)
+    """Many times the worst job: our leases, not Redis, decide when a job is given to somebody else."""
+
+    # --- fetching what users name
+    fetch_max_bytes: int = Field(default=50 * MIB, ge=1024)
+    fetch_seconds: float = Field(default=60.0, gt=0)
+    fetch_max_redirects: int = Field(default=3, ge=0, le=10)
+    fetch_allow_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """host or host:port entries, comma separated, that may be fetched although they are private."""
+    image_max_pixels: int = Field(default=64_000_000, ge=512 * 512)
+    image_decode_seconds: float = Field(default=30.0, gt=0)
+
+    # --- the worker
+    fill_model: str = "bundled"
+    """`bundled` (the tiny CPU model), a folder, or a hub id such as black-forest-labs/FLUX.1-Fill-dev."""
+    fill_revision: str | None = None
+    fill_device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    fill_dtype: str = Field(default="auto", pattern="^(auto|float32|bfloat16|float16)$")
+    hf_token: SecretStr | None = None
+    worker_slots: int = Field(default=4, ge=1, le=64)
+    """Jobs a worker holds at once: one computes while the others fetch, decode, encode and upload."""
+    worker_threads: int | None = Field(default=None, ge=1)
+    """torch's thread count on CPU; part of the model version, since it changes the last bits of a result."""
+    worker_health_port: int | None = Field(default=None, ge=1, le=65535)
+    model_load_seconds: float = Field(default=1800.0, gt=0)
+    step_seconds: float = Field(default=120.0, gt=0)
+    """A device that does not finish a step within this is wedged: its worker gives up its leases and exits."""
+    device_wait_seconds: float = Field(default=3600.0, gt=0)
+    upload_seconds: float = Field(default=120.0, gt=0)
+    drain_seconds: float = Field(default=600.0, gt=0)
+    device_max_overtakes: int = Field(default=8, ge=0)
+    """How many jobs whose adapters are in place may overtake one whose adapters are not."""
+    test_model_class: str | None = None
+    """`module:Class` of a stand-in for the GPU's time; accepted only under FILLFLEET_ENV=test."""
+
+    # --- adapters
+    lora_folder: Path | None = None
+    lora_max_bytes: int = Field(default=2048 * MIB, ge=1024)
+    lora_max_rank: int = Field(default=512, ge=1)
+    lora_cache_folder: Path = Path("~/.cache/fillfleet/lora")
+    lora_resident_bytes: int = Field(default=4096 * MIB, ge=0)
+    """What all resident adapters together may take of the device's memory; the least recently used go first."""
+    lora_fetch_seconds: float = Field(default=600.0, gt=0)
+
+    # --- safety
+    allow_safety_checker_off: bool = False
+    """Whether `enable_safety_checker: false` of a request is honoured."""
+    safety_threshold: float = Field(default=0.8, gt=0, le=1)
+
+    @field_validator("fetch_allow_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip().lower() for part in value.split(",") if part.strip())
+        return value
+
+    @model_validator(mode="after")
+    def _check_relations(self) -> Self:
+        if self.lease_seconds < 3 * self.heartbeat_seconds:
+            raise ValueError("LEASE_SECONDS must be at least 3 x HEARTBEAT_SECONDS, or one late heartbeat loses the job")
+        if self.backoff_max_seconds < self.backoff_seconds:
+            raise ValueError("BACKOFF_MAX_SECONDS must not be below BACKOFF_SECONDS")
+        if self.test_model_class and self.fillfleet_env is not Environment.TEST:
+            raise ValueError("TEST_MODEL_CLASS is accepted only under FILLFLEET_ENV=test")
+        if self.fillfleet_env is Environment.PRODUCTION:
+            self._refuse_default_secrets()
+        return self
+
+    def _refuse_default_secrets(self) -> None:
+        secrets = {"API_KEY_SECRET": self.api_key_secret, "S3_SECRET_KEY": self.s3_secret_key}
+        weak = [name for name, value in secrets.items() if value.get_secret_value() == DEVELOPMENT_SECRET]
+        if weak:
+            raise ValueError(
+                f"{' and '.join(weak)} must be set in production; "
+                "for a laptop set FILLFLEET_ENV=development instead"
+            )
+
+    @property
+    def s3_link_endpoint(self) -> str:
+        """The endpoint that presigned links are signed for."""
+        return (self.s3_public_endpoint or self.s3_endpoint).rstrip("/")
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """The database URL with the psycopg driver named, whichever form the operator wrote."""
+        url = self.database_url.get_secret_value()
+        scheme, sep, rest = url.partition("://")
+        return f"postgresql+psycopg://{rest}" if sep and scheme in {"postgres", "postgresql"} else url
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """Return the settings of this process. Raises pydantic.ValidationError where they contradict each other."""
+    return Settings()

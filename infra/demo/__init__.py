@@ -1,0 +1,1 @@
+"""The demo: a real batch through the real system, and a report to look at."""

@@ -1,0 +1,1 @@
+"""Alembic migrations: one expand or contract step a file."""

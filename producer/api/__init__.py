@@ -1,0 +1,1 @@
+"""The HTTP API, wire-compatible with the hosted flux-dev-fill endpoint."""
