@@ -66,6 +66,8 @@ class Settings(BaseSettings):
     """A killed worker's jobs are reclaimed after this long at most, so well under the 30 s that we promise."""
     heartbeat_seconds: float = Field(default=5.0, gt=0)
     max_failures: int = Field(default=3, ge=1, le=20)
+    max_uncounted_attempts: int = Field(default=10, ge=1)
+    """From this attempt on a lost worker counts wherever the job was: a job that kills decoders must end, too."""
     backoff_seconds: float = Field(default=2.0, gt=0)
     backoff_max_seconds: float = Field(default=120.0, gt=0)
 
@@ -133,7 +135,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_relations(self) -> Self:
         if self.lease_seconds < 3 * self.heartbeat_seconds:
-            raise ValueError("LEASE_SECONDS must be at least 3 x HEARTBEAT_SECONDS, or one late heartbeat loses the job")
+            raise ValueError(
+                "LEASE_SECONDS must be at least 3 x HEARTBEAT_SECONDS, or one late heartbeat loses the job"
+            )
         if self.backoff_max_seconds < self.backoff_seconds:
             raise ValueError("BACKOFF_MAX_SECONDS must not be below BACKOFF_SECONDS")
         if self.test_model_class and self.fillfleet_env is not Environment.TEST:
@@ -147,8 +151,7 @@ class Settings(BaseSettings):
         weak = [name for name, value in secrets.items() if value.get_secret_value() == DEVELOPMENT_SECRET]
         if weak:
             raise ValueError(
-                f"{' and '.join(weak)} must be set in production; "
-                "for a laptop set FILLFLEET_ENV=development instead"
+                f"{' and '.join(weak)} must be set in production; for a laptop set FILLFLEET_ENV=development instead"
             )
 
     @property

@@ -55,9 +55,9 @@ class FillModel(Protocol):
         """Return one RGB image of width x height per seed.
 
         Raises Rejected where the job can never work (an adapter that does not fit, too large for the memory) and
-        DeviceBroken where the process must not go on. What `tick` raises passes through, and leaves the model as it was.
+        DeviceBroken where the process must not go on. What `tick` raises passes through and leaves the model unchanged.
         """
 
 
-class DeviceBroken(Exception):  # noqa: N818 - it names what happened, like its neighbours in common/errors.py
+class DeviceBroken(Exception):
     """The GPU gave a sticky error: every later call would fail too, so the process must exit."""

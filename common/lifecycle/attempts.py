@@ -1,0 +1,210 @@
+"""What a worker does with its attempt at a job: claim, renew, pin, complete, fail, release.
+
+Everything after the claim is fenced by (job, status = processing, attempt): zero rows is LeaseLost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, false, func, literal, null, select, tuple_, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from common.contract import FillRequest, Status
+from common.database import notify_jobs
+from common.errors import FillfleetError, LeaseLost
+from common.lifecycle.events import Event, record
+from common.lifecycle.wishes import CANCELLED
+from common.settings import Settings
+from common.tables import jobs
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A job that this worker may work on until its lease ends."""
+
+    job: UUID
+    owner: UUID
+    attempt: int
+    request: FillRequest
+    pins: Mapping[str, str]
+    """sha256 by input, as first fetched by an earlier attempt."""
+    created_at: datetime
+    started_at: datetime
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """What became of one lease at a heartbeat."""
+
+    job: UUID
+    attempt: int
+    cancel_requested: bool
+
+
+@dataclass(frozen=True)
+class Release:
+    """Why a job is given back, and whether that counts against it."""
+
+    code: str
+    message: str
+    counts: bool
+    delay_seconds: float | None = None
+    """How long it must wait; by default the backoff where it counts, and nothing where it does not."""
+
+
+def claim(connection: Connection, job: UUID, *, worker: str, lease_seconds: float) -> Claim | None:
+    """Take the job if it is due and nobody has it, raising its attempt by one; None means: drop the message."""
+    row = connection.execute(
+        update(jobs)
+        .where(
+            jobs.c.id == job,
+            jobs.c.status == Status.CREATED,
+            jobs.c.available_at <= func.now(),
+            jobs.c.cancel_requested_at.is_(None),
+        )
+        .values(
+            status=Status.PROCESSING,
+            attempt=jobs.c.attempt + 1,
+            worker_id=worker,
+            lease_until=_after(lease_seconds),
+            on_device=false(),
+            started_at=func.now(),
+        )
+        .returning(jobs.c.owner_id, jobs.c.attempt, jobs.c.request, jobs.c.pins, jobs.c.created_at, jobs.c.started_at)
+    ).one_or_none()
+    if row is None:
+        return None
+    record(connection, Event.CLAIMED, job, row.attempt, worker=worker)
+    return Claim(
+        job=job,
+        owner=row.owner_id,
+        attempt=row.attempt,
+        request=FillRequest.model_validate(row.request),
+        pins=row.pins,
+        created_at=row.created_at,
+        started_at=row.started_at,
+    )
+
+
+def renew(connection: Connection, held: Sequence[tuple[UUID, int, bool]], *, lease_seconds: float) -> list[Renewal]:
+    """Lengthen the leases of (job, attempt, is on the device). What is missing in the answer is lost."""
+    if not held:
+        return []
+    on_device = [job for job, _, device in held if device]
+    rows = connection.execute(
+        update(jobs)
+        .where(
+            jobs.c.status == Status.PROCESSING,
+            tuple_(jobs.c.id, jobs.c.attempt).in_([(job, attempt) for job, attempt, _ in held]),
+        )
+        .values(lease_until=_after(lease_seconds), on_device=jobs.c.id.in_(on_device))
+        .returning(jobs.c.id, jobs.c.attempt, jobs.c.cancel_requested_at)
+    )
+    return [Renewal(row.id, row.attempt, row.cancel_requested_at is not None) for row in rows]
+
+
+def pin(connection: Connection, job: UUID, attempt: int, pins: Mapping[str, str]) -> None:
+    """Remember the sha256 of inputs at their first fetch. Raises LeaseLost."""
+    merged = jobs.c.pins.op("||")(literal(dict(pins), type_=jobs.c.pins.type))
+    _change(connection, job, attempt, pins=merged)
+
+
+def complete(connection: Connection, job: UUID, attempt: int, result: Mapping[str, Any]) -> None:
+    """End the attempt with its result. Raises LeaseLost where the job is no longer this attempt's."""
+    _change(connection, job, attempt, **_ended(Status.COMPLETED), result=dict(result))
+    record(connection, Event.COMPLETED, job, attempt)
+
+
+def fail(connection: Connection, job: UUID, attempt: int, error: FillfleetError) -> None:
+    """End the attempt for good with a message for the user. Raises LeaseLost."""
+    _change(connection, job, attempt, **_ended(Status.FAILED), error_code=error.code, error=error.message)
+    record(connection, Event.FAILED, job, attempt, code=error.code)
+
+
+def release(connection: Connection, job: UUID, attempt: int, why: Release, settings: Settings) -> Status:
+    """Give the job back, or end it where it was cancelled or has no failure left; returns its new status.
+
+    Raises LeaseLost.
+    """
+    row = connection.execute(
+        select(jobs.c.id, jobs.c.attempt, jobs.c.failures, jobs.c.cancel_requested_at)
+        .where(jobs.c.id == job, jobs.c.status == Status.PROCESSING, jobs.c.attempt == attempt)
+        .with_for_update()
+    ).one_or_none()
+    if row is None:
+        raise LeaseLost
+    return give_back(connection, row, why, Event.RELEASED, settings)
+
+
+def give_back(
+    connection: Connection, row: Row[*tuple[Any, ...]], why: Release, event: Event, settings: Settings
+) -> Status:
+    """Do what release and rescue share, on a row (id, attempt, failures, cancel_requested_at) locked by the caller."""
+    failures = row.failures + int(why.counts)
+    if row.cancel_requested_at is not None:
+        fail(connection, row.id, row.attempt, FillfleetError(CANCELLED, CANCELLED))
+        return Status.FAILED
+    if why.counts and failures >= settings.max_failures:
+        tries = "once" if failures == 1 else f"{failures} times"
+        _change(
+            connection,
+            row.id,
+            row.attempt,
+            **_ended(Status.FAILED),
+            failures=failures,
+            error_code=why.code,
+            error=f"{why.message} (tried {tries})",
+        )
+        record(connection, Event.FAILED, row.id, row.attempt, code=why.code, failures=failures)
+        return Status.FAILED
+    delay = why.delay_seconds
+    _change(
+        connection,
+        row.id,
+        row.attempt,
+        status=Status.CREATED,
+        failures=failures,
+        lease_until=null(),
+        worker_id=null(),
+        on_device=false(),
+        publish_seq=null(),
+        available_at=_backoff(failures, settings) if delay is None and why.counts else _after(delay or 0.0),
+    )
+    record(connection, event, row.id, row.attempt, code=why.code, counts=why.counts)
+    notify_jobs(connection)
+    return Status.CREATED
+
+
+def _change(connection: Connection, job: UUID, attempt: int, **values: Any) -> None:
+    changed = connection.execute(
+        update(jobs)
+        .where(jobs.c.id == job, jobs.c.status == Status.PROCESSING, jobs.c.attempt == attempt)
+        .values(**values)
+    )
+    if changed.rowcount != 1:
+        raise LeaseLost
+
+
+def _ended(status: Status) -> dict[str, Any]:
+    return {
+        "status": status,
+        "ended_at": func.now(),
+        "lease_until": null(),
+        "worker_id": null(),
+        "on_device": false(),
+    }
+
+
+def _after(seconds: float) -> ColumnElement[datetime]:
+    return func.now() + timedelta(seconds=seconds)
+
+
+def _backoff(failures: int, settings: Settings) -> ColumnElement[datetime]:
+    # Doubles with each failure; the jitter keeps a thousand jobs from coming back in the same second.
+    pause = min(settings.backoff_max_seconds, settings.backoff_seconds * 2 ** (failures - 1))
+    return func.now() + timedelta(seconds=pause) * (0.5 + func.random())

@@ -1,0 +1,112 @@
+"""What an owner asks for: create, cancel, retry, delete. Each sees only jobs of that owner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from uuid import UUID
+
+from sqlalchemy import Connection, and_, func, insert, null, select, update
+
+from common.contract import FillRequest, Queue, Status
+from common.database import notify_jobs
+from common.ids import new_id
+from common.lifecycle.events import Event, record, record_all
+from common.tables import jobs
+
+CANCELLED = "cancelled"
+
+
+def create(connection: Connection, owner: UUID, request: FillRequest, *, queue: Queue, model: str) -> UUID:
+    """Insert one job, wake the dispatcher at commit, and return the job's id.
+
+    `request` must carry a drawn seed, so that every retry makes the same image.
+    """
+    if request.seed < 0:
+        raise ValueError("draw the seed first: request.with_seed()")
+    job = new_id()
+    connection.execute(
+        insert(jobs).values(
+            id=job, owner_id=owner, queue=queue.value, model=model, request=request.model_dump(mode="json")
+        )
+    )
+    record(connection, Event.CREATED, job, 0)
+    notify_jobs(connection)
+    return job
+
+
+def cancel(connection: Connection, owner: UUID, wanted: Iterable[UUID]) -> list[UUID]:
+    """Cancel jobs: what waits fails at once with error "cancelled", what runs is marked and stops within a step.
+
+    Returns the ids that were still under way; the others are over, or not this owner's, and stay as they are.
+    """
+    mine = and_(jobs.c.id.in_(list(wanted)), jobs.c.owner_id == owner)
+    ended = connection.execute(
+        update(jobs)
+        .where(mine, jobs.c.status == Status.CREATED)
+        .values(
+            status=Status.FAILED,
+            error_code=CANCELLED,
+            error=CANCELLED,
+            ended_at=func.now(),
+            cancel_requested_at=func.now(),
+            publish_seq=null(),
+        )
+        .returning(jobs.c.id, jobs.c.attempt)
+    ).all()
+    marked = connection.execute(
+        update(jobs)
+        .where(mine, jobs.c.status == Status.PROCESSING, jobs.c.cancel_requested_at.is_(None))
+        .values(cancel_requested_at=func.now())
+        .returning(jobs.c.id, jobs.c.attempt)
+    ).all()
+    record_all(connection, Event.FAILED, ((row.id, row.attempt) for row in ended), code=CANCELLED)
+    record_all(connection, Event.CANCEL_REQUESTED, ((row.id, row.attempt) for row in marked))
+    return [row.id for row in (*ended, *marked)]
+
+
+def retry(connection: Connection, owner: UUID, wanted: Iterable[UUID]) -> list[UUID]:
+    """Put failed jobs back to created with a clean count of failures; returns the ids that were failed."""
+    rows = connection.execute(
+        update(jobs)
+        .where(
+            jobs.c.id.in_(list(wanted)),
+            jobs.c.owner_id == owner,
+            jobs.c.status == Status.FAILED,
+            jobs.c.deleted_at.is_(None),
+        )
+        .values(
+            status=Status.CREATED,
+            failures=0,
+            available_at=func.now(),
+            publish_seq=null(),
+            cancel_requested_at=null(),
+            error_code=null(),
+            error=null(),
+            ended_at=null(),
+            result=null(),
+            pins={},
+        )
+        .returning(jobs.c.id, jobs.c.attempt)
+    ).all()
+    record_all(connection, Event.RETRIED, ((row.id, row.attempt) for row in rows))
+    if rows:
+        notify_jobs(connection)
+    return [row.id for row in rows]
+
+
+def delete(connection: Connection, owner: UUID, wanted: Iterable[UUID]) -> list[UUID]:
+    """Hide jobs from their owner, cancelling those under way; returns the ids that were there to delete."""
+    ids = list(
+        connection.execute(
+            select(jobs.c.id).where(jobs.c.id.in_(list(wanted)), jobs.c.owner_id == owner, jobs.c.deleted_at.is_(None))
+        ).scalars()
+    )
+    cancel(connection, owner, ids)
+    rows = connection.execute(
+        update(jobs)
+        .where(jobs.c.id.in_(ids), jobs.c.deleted_at.is_(None))
+        .values(deleted_at=func.now())
+        .returning(jobs.c.id, jobs.c.attempt)
+    ).all()
+    record_all(connection, Event.DELETED, ((row.id, row.attempt) for row in rows))
+    return [row.id for row in rows]
