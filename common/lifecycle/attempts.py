@@ -195,7 +195,6 @@ def _ended(status: Status) -> dict[str, Any]:
         "status": status,
         "ended_at": func.now(),
         "lease_until": null(),
-        "worker_id": null(),
         "on_device": false(),
     }
 

@@ -1,0 +1,61 @@
+"""What a completed job leaves behind: outputs, timings, and all that it takes to make the same image again."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Output(_Frozen):
+    """One stored image. The link to it is signed when it is read, never kept."""
+
+    key: str
+    """The object's key in the bucket."""
+    sha256: str
+    bytes: int
+    format: str
+    width: int
+    height: int
+    seed: int
+    nsfw: bool | None
+    """Whether the safety checker flagged it (what is stored is then a blank); None where it did not look."""
+
+
+class Timings(_Frozen):
+    """Where the time went, in whole milliseconds."""
+
+    queue: int
+    """From created to claimed."""
+    fetch: int
+    """Inputs and LoRAs fetched, decoded and drawn on the canvas."""
+    wait: int
+    """Waiting for the device."""
+    inference: int
+    """On the device."""
+    upload: int
+    """Safety check, paste-back, encoding and upload."""
+
+
+class UsedLora(_Frozen):
+    """A LoRA as it was really used."""
+
+    path: str
+    sha256: str
+    scale: float
+
+
+class JobResult(_Frozen):
+    """The result column of a completed job."""
+
+    outputs: tuple[Output, ...]
+    timings: Timings
+    model_version: dict[str, str]
+    worker: str
+    mask_coverage: float
+    """The part of the canvas that was filled, 0 to 1."""
+    inputs: dict[str, str]
+    """sha256 of image and mask_image, as fetched."""
+    loras: tuple[UsedLora, ...] = ()
