@@ -41,7 +41,7 @@ class Work:
 
 
 class FillModel(Protocol):
-    """A loaded model. Only the device's thread calls it."""
+    """A loaded model. Only the device's thread calls it, but for check_adapter."""
 
     @property
     def version(self) -> dict[str, str]:
@@ -50,6 +50,12 @@ class FillModel(Protocol):
     @property
     def resident(self) -> frozenset[str]:
         """The sha256 of the adapters that are loaded now."""
+
+    def check_adapter(self, path: Path, what: str) -> None:
+        """Read the LoRA file at `path` without touching the model. Raises Rejected, naming the field `what`.
+
+        Safe to call from any thread while the model fills.
+        """
 
     def fill(self, work: Work, tick: Tick) -> list[Image]:
         """Return one RGB image of width x height per seed.

@@ -1,0 +1,140 @@
+"""The only publisher: keeps a window of messages in Redis, finds lost ones, and rescues jobs of dead workers.
+
+A loop of its own, never a queued job, so that it works exactly when the queue does not. Any number may run at once.
+Postgres says what is to be done; Redis is told, and whatever it forgets is told again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Final
+from uuid import UUID
+
+from celery import Celery
+from sqlalchemy import Engine
+
+from common import lifecycle
+from common.broker import QueueLengths, make_app, send
+from common.contract import Queue
+from common.database import Doorbell, make_engine, transaction
+from common.errors import Transient, Unavailable
+from common.lifecycle import Published
+from common.settings import Settings
+from common.telemetry import get_logger
+from common.workers import live_slots
+
+log = get_logger(__name__)
+
+_BACKLOG_SECONDS: Final = 0.05
+"""First pause while a full window leaves jobs waiting: room appears without anybody ringing. It doubles up to the poll
+interval while none appears, so that a fleet without workers costs nothing."""
+
+
+def run(settings: Settings, stop: threading.Event) -> None:
+    """Dispatch until `stop` is set."""
+    dispatcher = Dispatcher(settings)
+    log.info("dispatcher.started", window_floor=settings.publish_window_floor)
+    try:
+        while not stop.is_set():
+            dispatcher.step(stop)
+    finally:
+        dispatcher.close()
+        log.info("dispatcher.stopped")
+
+
+class Dispatcher:
+    """One dispatcher. What it remembers is only for fairness and speed; it may be killed at any line."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._engine: Engine = make_engine(settings, pool_size=2, application="fillfleet dispatcher")
+        self._app: Celery = make_app(settings)
+        self._lengths = QueueLengths(settings)
+        self._doorbell = Doorbell(settings)
+        self._last_owner: dict[Queue, UUID] = {}
+        self._connected_since: float | None = None
+        self._next_sweep = 0.0
+        self._pause = settings.dispatcher_poll_seconds
+
+    def step(self, stop: threading.Event) -> None:
+        """Make one pass and wait for the next reason to make one; an outage is waited out."""
+        try:
+            self._doorbell.listen()
+            self._pause = self._next_pause(*self._pass())
+            if not stop.is_set():
+                self._doorbell.wait(self._pause)
+        except (Unavailable, Transient) as error:
+            if isinstance(error, Unavailable):
+                self._connected_since = None
+            log.warning("dispatcher.outage", code=error.code)
+            stop.wait(min(1.0, self._settings.dispatcher_poll_seconds))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._doorbell.close()
+        self._lengths.close()
+        self._app.close()
+        self._engine.dispose()
+
+    def _next_pause(self, published: int, is_full: bool) -> float:
+        if not is_full:
+            return self._settings.dispatcher_poll_seconds
+        return _BACKLOG_SECONDS if published else min(2 * self._pause, self._settings.dispatcher_poll_seconds)
+
+    def _pass(self) -> tuple[int, bool]:
+        """Publish what is due and, once in a poll interval, sweep; returns how much, and whether a window is full."""
+        now = time.monotonic()
+        if self._connected_since is None:
+            self._connected_since = now
+        if now >= self._next_sweep:
+            self._next_sweep = now + self._settings.dispatcher_poll_seconds
+            self._rescue(now)
+            self._send_lost_again()
+        passes = [self._publish(queue) for queue in Queue]
+        return sum(published for published, _ in passes), any(is_full for _, is_full in passes)
+
+    def _publish(self, queue: Queue) -> tuple[int, bool]:
+        settings = self._settings
+        with transaction(self._engine) as connection:
+            slots = live_slots(connection, seen_within_seconds=settings.lease_seconds)
+            room = max(settings.publish_window_floor, 2 * slots) - lifecycle.count_published(connection, queue)
+            messages = lifecycle.publish_waiting(connection, queue, room=room, last_owner=self._last_owner.get(queue))
+        if messages:
+            self._last_owner[queue] = messages[-1].owner
+            self._send(queue, messages)
+        return len(messages), len(messages) >= room
+
+    def _send(self, queue: Queue, messages: list[Published]) -> None:
+        # After the commit: a worker must find the row as published. A dispatcher that dies in between leaves a
+        # message that counts as lost, and is sent by the next sweep.
+        try:
+            send(self._app, queue, [(message.job, message.number) for message in messages])
+        except Transient:
+            with transaction(self._engine) as connection:
+                lifecycle.withdraw(connection, messages)
+            raise
+        log.info("dispatcher.published", queue=queue.value, count=len(messages))
+
+    def _send_lost_again(self) -> None:
+        lengths = self._lengths.read()
+        for queue in Queue:
+            with transaction(self._engine) as connection:
+                lost = lifecycle.publish_lost(
+                    connection,
+                    queue,
+                    queue_is_empty=lengths[queue] == 0,
+                    lost_seconds=self._settings.publish_lost_seconds,
+                )
+            if lost:
+                log.warning("dispatcher.lost_messages", queue=queue.value, count=len(lost))
+                self._send(queue, lost)
+
+    def _rescue(self, now: float) -> None:
+        # A lease length of grace after our own outage: until then the workers may have had no way to renew.
+        if self._connected_since is None or now - self._connected_since < self._settings.lease_seconds:
+            return
+        with transaction(self._engine) as connection:
+            rescued = lifecycle.rescue(connection, self._settings)
+        for job, status in rescued:
+            log.warning("dispatcher.rescued", job=job.hex, status=status.value)

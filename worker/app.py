@@ -1,0 +1,85 @@
+"""The Celery worker: one task, on threads, with the model loaded before the first message is taken.
+
+Celery carries messages and shows tasks in Flower; whether a job may run, and what became of it, is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from celery import Celery, bootsteps
+from celery.exceptions import WorkerShutdown
+from celery.signals import worker_shutdown, worker_shutting_down
+
+from common.broker import FILL_TASK, QUEUE_NAMES, make_app
+from common.errors import JobFailed
+from common.ids import parse_id
+from common.settings import Settings
+from common.telemetry import configure_logging, get_logger
+from worker.health import serve_health
+from worker.runtime import Runtime
+
+log = get_logger(__name__)
+
+_EXIT_OK: Final = 0
+
+
+def make_worker_app(settings: Settings, runtime: Runtime) -> Celery:
+    """Return the Celery app whose worker runs jobs on `runtime`."""
+    app = make_app(settings)
+
+    # `throws`: an expected failure is one line in the log, and FAILURE in Flower.
+    @app.task(name=FILL_TASK, throws=(JobFailed,))  # type: ignore[untyped-decorator]
+    def fill(job: str) -> None:
+        job_id = parse_id(job) if isinstance(job, str) else None
+        if job_id is None:
+            log.error("message.not_a_job")  # injected or garbled; a job it meant is sent again
+            return
+        runtime.run(job_id)
+
+    class LoadModel(bootsteps.StartStopStep):  # type: ignore[misc]
+        """Blocks the worker's start until the model is ready. A worker step, not a consumer's: those rerun."""
+
+        requires = ("celery.worker.components:Pool",)
+
+        def start(self, parent: Any) -> None:
+            runtime.start()
+            if runtime.draining.is_set():
+                raise WorkerShutdown(_EXIT_OK)
+
+    app.steps["worker"].add(LoadModel)
+    return app
+
+
+def run_worker(settings: Settings) -> int:
+    """Run a worker until SIGTERM or SIGINT; returns the process's exit code."""
+    configure_logging(settings, "worker")
+    runtime = Runtime(settings)
+    app = make_worker_app(settings, runtime)
+    health = serve_health(runtime, settings.worker_health_port) if settings.worker_health_port else None
+
+    def shutting_down(**_: Any) -> None:
+        runtime.drain()
+
+    def shut_down(**_: Any) -> None:
+        runtime.close()
+
+    worker_shutting_down.connect(shutting_down, weak=False)
+    worker_shutdown.connect(shut_down, weak=False)
+    worker = app.Worker(
+        hostname=f"{runtime.worker_id}@{runtime.heartbeat.worker.hostname}",
+        pool="threads",
+        concurrency=settings.worker_slots,
+        queues=list(QUEUE_NAMES.values()),
+        without_gossip=True,
+        without_mingle=True,
+        task_events=True,
+        loglevel=settings.log_level.upper(),
+    )
+    try:
+        worker.start()
+    finally:
+        runtime.close()
+        if health is not None:
+            health.shutdown()
+    return int(worker.exitcode or 0)

@@ -1,0 +1,143 @@
+"""The one thread that owns the GPU: it runs one job's work at a time and chooses which comes next.
+
+Everything else of a job happens on the job's own thread. Nothing but the model's compute belongs here: whatever this
+thread waits for, the GPU waits for.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from PIL.Image import Image
+
+from common.errors import Draining
+from common.settings import Settings
+from common.telemetry import bind_job, get_logger
+from worker.lease import Lease
+from worker.work import DeviceBroken, FillModel, Work
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Filled:
+    """The images of one job, and how long it waited for the device and was on it, in seconds."""
+
+    images: list[Image]
+    waited_seconds: float
+    inference_seconds: float
+
+
+@dataclass
+class _Turn:
+    """One job's place in the line."""
+
+    work: Work
+    lease: Lease
+    future: Future[Filled] = field(default_factory=Future)
+    arrived: float = field(default_factory=time.monotonic)
+    overtaken: int = 0
+
+    def fits(self, resident: frozenset[str]) -> bool:
+        return all(adapter.sha256 in resident for adapter in self.work.adapters)
+
+
+def choose(line: Sequence[_Turn], resident: frozenset[str], max_overtakes: int) -> int:
+    """Return the place in `line` (oldest first) of the job that runs next.
+
+    The oldest one whose adapters are in place goes first, so that LoRAs are swapped rarely; but the oldest of all goes
+    once it was overtaken `max_overtakes` times.
+    """
+    if line[0].overtaken >= max_overtakes:
+        return 0
+    return next((place for place, turn in enumerate(line) if turn.fits(resident)), 0)
+
+
+class Device:
+    """The device's thread and the line in front of it."""
+
+    def __init__(self, settings: Settings, *, on_broken: Callable[[], None]) -> None:
+        self._settings = settings
+        self._on_broken = on_broken
+        self._model: FillModel | None = None
+        self._line: list[_Turn] = []
+        self._changed = threading.Condition()
+        self._draining = False
+        self._stopping = False
+        self._loaded: Future[FillModel] = Future()
+        self._thread: threading.Thread | None = None
+
+    def start(self, load: Callable[[], FillModel]) -> Future[FillModel]:
+        """Start the thread, which first loads the model; the future tells when it is ready, or why it is not."""
+        self._thread = threading.Thread(target=self._loop, args=(load,), name="device", daemon=True)
+        self._thread.start()
+        return self._loaded
+
+    def submit(self, work: Work, lease: Lease) -> Future[Filled]:
+        """Stand in line. The future's result raises what the model raised, or Draining."""
+        turn = _Turn(work, lease)
+        with self._changed:
+            if self._draining:
+                raise Draining
+            self._line.append(turn)
+            self._changed.notify()
+        return turn.future
+
+    def drain(self) -> None:
+        """Let the running job finish, send away those that wait, and take no more."""
+        with self._changed:
+            self._draining = True
+            waiting, self._line = self._line, []
+            self._changed.notify()
+        for turn in waiting:
+            turn.future.set_exception(Draining())
+
+    def stop(self, timeout: float) -> None:
+        """End the thread after the job that runs."""
+        self.drain()
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+    def _loop(self, load: Callable[[], FillModel]) -> None:
+        try:
+            model = load()
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for it
+            self._loaded.set_exception(error)
+            return
+        self._loaded.set_result(model)
+        while (turn := self._next(model)) is not None:
+            with bind_job(turn.lease.job, turn.lease.attempt):
+                self._run(model, turn)
+            del turn  # its images must not live on while the device waits
+
+    def _next(self, model: FillModel) -> _Turn | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._line or self._stopping)
+            if not self._line:
+                return None
+            place = choose(self._line, model.resident, self._settings.device_max_overtakes)
+            for older in self._line[:place]:
+                older.overtaken += 1
+            return self._line.pop(place)
+
+    def _run(self, model: FillModel, turn: _Turn) -> None:
+        started = time.monotonic()
+        try:
+            turn.lease.enter("device", self._settings.step_seconds, on_device=True)
+            images = model.fill(turn.work, lambda _: turn.lease.tick())
+        except DeviceBroken as error:
+            log.critical("device.broken", error=str(error))
+            self.drain()
+            turn.future.set_exception(error)
+            self._on_broken()
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for it
+            turn.future.set_exception(error)
+        else:
+            turn.future.set_result(Filled(images, started - turn.arrived, time.monotonic() - started))

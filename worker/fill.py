@@ -1,0 +1,138 @@
+"""One job from its request to its stored images, top to bottom, on the job's own thread.
+
+Only the device computes elsewhere. What goes wrong is raised as one of the errors of common/errors.py; worker/task.py
+decides what each means for the job. No state of a job is written here, except the pins of its inputs.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotYet
+from dataclasses import dataclass
+
+from PIL.Image import Image
+from sqlalchemy import Engine
+
+from common import lifecycle
+from common.contract import FillRequest
+from common.database import transaction
+from common.lifecycle import Claim
+from common.objects import Objects, output_key
+from common.result import JobResult, Output, Timings, UsedLora
+from common.settings import Settings
+from worker.canvas import Canvas, draw_canvas, paste_back
+from worker.device import Device, Filled
+from worker.encode import encode_image
+from worker.inputs import InputReader, Inputs
+from worker.lease import Lease
+from worker.safety import SafetyChecker, blank
+from worker.work import Work
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What every job of this worker uses."""
+
+    settings: Settings
+    engine: Engine
+    objects: Objects
+    reader: InputReader
+    device: Device
+    safety: SafetyChecker
+    worker_id: str
+    model_version: dict[str, str]
+
+
+def fill_job(claim: Claim, lease: Lease, shop: Workshop) -> JobResult:
+    """Fetch, draw, fill, check, paste back, encode and upload one claimed job; return what to record.
+
+    Raises Rejected, Transient, Unavailable, Draining, Cancelled, LeaseLost or DeviceBroken.
+    """
+    settings, request = shop.settings, claim.request
+    began = time.monotonic()
+    inputs = shop.reader.read(claim, lease)
+    _pin(claim, inputs, shop)
+    canvas = draw_canvas(inputs.image, inputs.mask, request.output_size)
+
+    lease.enter("wait", settings.device_wait_seconds)
+    work = _work(request, canvas, inputs)
+    fetched = time.monotonic()
+    filled = _wait(shop.device.submit(work, lease), lease)
+
+    lease.enter("upload", settings.upload_seconds * request.num_images)
+    returned = time.monotonic()
+    outputs = tuple(
+        _finish(claim, shop, canvas, generated, number, seed)
+        for number, (generated, seed) in enumerate(zip(filled.images, work.seeds, strict=True))
+    )
+    lease.check()
+    return JobResult(
+        outputs=outputs,
+        timings=_timings(claim, filled, fetch_seconds=fetched - began, upload_seconds=time.monotonic() - returned),
+        model_version=shop.model_version,
+        worker=shop.worker_id,
+        mask_coverage=round(canvas.coverage, 6),
+        inputs=inputs.sha256,
+        loras=tuple(UsedLora(path=one.source, sha256=one.sha256, scale=one.scale) for one in inputs.adapters),
+    )
+
+
+def _pin(claim: Claim, inputs: Inputs, shop: Workshop) -> None:
+    if inputs.pins != dict(claim.pins):
+        with transaction(shop.engine) as connection:
+            lifecycle.pin(connection, claim.job, claim.attempt, inputs.pins)
+
+
+def _work(request: FillRequest, canvas: Canvas, inputs: Inputs) -> Work:
+    return Work(
+        image=canvas.image,
+        mask=canvas.mask,
+        width=canvas.width,
+        height=canvas.height,
+        prompt=request.prompt,
+        steps=request.num_inference_steps,
+        guidance=request.guidance_scale,
+        seeds=tuple(request.seed + number for number in range(request.num_images)),
+        adapters=inputs.adapters,
+    )
+
+
+def _wait(future: Future[Filled], lease: Lease) -> Filled:
+    while True:
+        try:
+            return future.result(timeout=0.5)
+        except NotYet:
+            if not future.done():  # else it is the model's own TimeoutError, which the next result() raises again
+                lease.check()
+
+
+def _finish(claim: Claim, shop: Workshop, canvas: Canvas, generated: Image, number: int, seed: int) -> Output:
+    image = paste_back(canvas, generated)
+    nsfw: bool | None = None
+    if claim.request.enable_safety_checker or not shop.settings.allow_safety_checker_off:
+        nsfw = shop.safety.check(image)
+    encoded = encode_image(blank(image) if nsfw else image, claim.request.output_format)
+    key = output_key(claim.owner, claim.job, claim.attempt, number, encoded.extension)
+    shop.objects.put(key, encoded.data, encoded.content_type)
+    return Output(
+        key=key,
+        sha256=encoded.sha256,
+        bytes=len(encoded.data),
+        format=claim.request.output_format,
+        width=encoded.width,
+        height=encoded.height,
+        seed=seed,
+        nsfw=nsfw,
+    )
+
+
+def _timings(claim: Claim, filled: Filled, *, fetch_seconds: float, upload_seconds: float) -> Timings:
+    queued = (claim.started_at - claim.created_at).total_seconds()
+    return Timings(
+        queue=round(queued * 1000),
+        fetch=round(fetch_seconds * 1000),
+        wait=round(filled.waited_seconds * 1000),
+        inference=round(filled.inference_seconds * 1000),
+        upload=round(upload_seconds * 1000),
+    )

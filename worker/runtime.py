@@ -1,0 +1,166 @@
+"""Everything a worker process holds, from its start to its end: connections, device, leases, and the drain between.
+
+The order matters: beat as `loading`, load the model, take jobs; then drain: what waits goes back, what runs ends.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+import threading
+import time
+from concurrent.futures import TimeoutError as NotYet
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import text
+
+from common.database import make_engine, transaction
+from common.fetch import Fetcher
+from common.ids import new_id
+from common.objects import Objects
+from common.settings import Settings
+from common.telemetry import get_logger
+from common.workers import WorkerBeat, WorkerState
+from worker.device import Device
+from worker.fill import Workshop, fill_job
+from worker.inputs import InputReader
+from worker.lease import Heartbeat, Lease
+from worker.lora_source import LoraSource
+from worker.outage import Outage
+from worker.safety import OpenNsfw
+from worker.task import FillTask
+from worker.work import FillModel
+
+log = get_logger(__name__)
+
+EXIT_WEDGED: Final = 70
+"""The device did not come back; the supervisor must start a new process."""
+_LAST_WORDS_SECONDS: Final = 5.0
+
+
+class Runtime:
+    """One worker process. `start` blocks until jobs may come."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.draining = threading.Event()
+        self._exiting = threading.Event()
+        self._engine = make_engine(settings, pool_size=settings.worker_slots + 1, application="fillfleet worker")
+        self._beats = make_engine(settings, pool_size=1, application="fillfleet heartbeat")
+        self._objects = Objects(settings)
+        self._fetcher = Fetcher(settings)
+        self._safety = OpenNsfw(settings.safety_threshold)
+        host = socket.gethostname()
+        self.worker_id = f"{host}-{os.getpid()}-{new_id().hex[-6:]}"  # a container's pid is 1 after each restart
+        worker = WorkerBeat(self.worker_id, host, settings.worker_slots, WorkerState.LOADING, {})
+        self.heartbeat = Heartbeat(self._beats, settings, worker, on_wedged=self._wedged)
+        self._device = Device(settings, on_broken=self._broken)
+        self._outage = Outage(self._probe, self.draining)
+        self._task: FillTask | None = None
+
+    def start(self) -> None:
+        """Load the model and everything else; returns early where the worker is told to drain meanwhile.
+
+        Raises what the loading raised, TimeoutError after MODEL_LOAD_SECONDS.
+        """
+        self.heartbeat.start()
+        began = time.monotonic()
+        log.info("model.loading", model=self.settings.fill_model)
+        loaded = self._device.start(self._load)
+        while not self.draining.is_set():
+            try:
+                model = loaded.result(timeout=0.2)
+                break
+            except NotYet:
+                if loaded.done():
+                    raise
+                if time.monotonic() - began > self.settings.model_load_seconds:
+                    raise TimeoutError("the model did not load within MODEL_LOAD_SECONDS") from None
+        else:
+            return
+        self._task = self._make_task(model)
+        self.heartbeat.say(state=WorkerState.READY, version=model.version)
+        log.info("worker.ready", seconds=round(time.monotonic() - began, 1), **model.version)
+
+    def run(self, job: UUID) -> None:
+        """Do one message. Raises JobFailed."""
+        if self._task is None:
+            raise RuntimeError("a message came before the model was loaded")
+        self._task.run(job)
+
+    def drain(self) -> None:
+        """Take no more jobs, send back those that wait for the device, let the one on it end."""
+        if not self.draining.is_set():
+            log.info("worker.draining")
+            self.draining.set()
+            self.heartbeat.say(state=WorkerState.DRAINING)
+            self._device.drain()
+
+    def close(self) -> None:
+        """End everything; all job threads are done by now."""
+        self.drain()
+        self._device.stop(timeout=_LAST_WORDS_SECONDS)
+        self.heartbeat.stop()
+        self._engine.dispose()
+        self._beats.dispose()
+        log.info("worker.stopped")
+
+    def _load(self) -> FillModel:
+        self._safety.load()
+        if self.settings.test_model_class is not None:
+            module, _, name = self.settings.test_model_class.partition(":")
+            stand_in: FillModel = getattr(importlib.import_module(module), name)(self.settings)
+            return stand_in
+        from worker.model import load_model  # torch: only the process that fills pays for its import
+
+        return load_model(self.settings)
+
+    def _make_task(self, model: FillModel) -> FillTask:
+        shop = Workshop(
+            settings=self.settings,
+            engine=self._engine,
+            objects=self._objects,
+            reader=InputReader(
+                self.settings,
+                self._fetcher,
+                self._objects,
+                LoraSource(self.settings, self._fetcher, self._objects),
+                model.check_adapter,
+            ),
+            device=self._device,
+            safety=self._safety,
+            worker_id=self.worker_id,
+            model_version=model.version,
+        )
+        return FillTask(
+            self.settings,
+            self._engine,
+            self.heartbeat,
+            self._outage,
+            self.draining,
+            lambda claim, lease: fill_job(claim, lease, shop),
+        )
+
+    def _probe(self) -> None:
+        with transaction(self._engine) as connection:
+            connection.execute(text("SELECT 1"))
+        self._objects.size("outage-probe")  # whether it exists does not matter, only that somebody answers
+
+    def _broken(self) -> None:
+        self._exit_soon("the GPU is in an error that no later call survives")
+
+    def _wedged(self, lease: Lease) -> None:
+        self._exit_soon(f"the device made no progress on job {lease.job.hex} within STEP_SECONDS")
+
+    def _exit_soon(self, why: str) -> None:
+        """Give the other jobs' threads a moment to release their jobs, then end the process for its supervisor."""
+        if self._exiting.is_set():
+            return
+        self._exiting.set()
+        log.critical("worker.exiting", why=why)
+        self.drain()
+        timer = threading.Timer(_LAST_WORDS_SECONDS, os._exit, [EXIT_WEDGED])
+        timer.daemon = True
+        timer.start()
