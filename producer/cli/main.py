@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import dataclass
 from typing import Final
 
 import click
@@ -15,50 +16,55 @@ from pydantic import ValidationError
 
 from common.errors import FillfleetError
 
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a command lives, what it does in a line, and which extra of the package it needs."""
+
+    module: str
+    name: str
+    line: str
+    extra: str | None = None
+
+
 _COMMANDS: Final = {
-    "api": ("producer.cli.serve:api", None),
-    "dispatcher": ("producer.cli.serve:dispatcher", None),
-    "flower": ("producer.cli.serve:flower", None),
-    "migrate": ("migrations.cli:migrate", None),
-    "keys": ("producer.cli.keys:keys", None),
-    "worker": ("worker.cli:worker", "worker"),
-    "lora": ("worker.cli:lora", "worker"),
-    "up": ("infra.embedded.cli:up", "embedded"),
+    "up": _Place("infra.embedded.cli", "up", "Start the whole system on this machine, servers included.", "embedded"),
+    "api": _Place("producer.cli.serve", "api", "Serve the HTTP API."),
+    "dispatcher": _Place("producer.cli.serve", "dispatcher", "Publish due jobs and rescue lost ones."),
+    "worker": _Place("worker.cli", "worker", "Fill jobs on this machine's GPU (or CPU).", "worker"),
+    "flower": _Place("producer.cli.serve", "flower", "Show the fleet in Flower, read-only."),
+    "migrate": _Place("migrations.cli", "migrate", "Bring the database to the newest schema."),
+    "keys": _Place("producer.cli.keys", "keys", "Create, list and revoke API keys."),
+    "lora": _Place("worker.cli", "lora", "Add, list and verify LoRAs.", "worker"),
 }
-"""Command -> where it lives, and the extra that it needs."""
 
 
 class _Commands(click.Group):
-    """Loads a command when it is called or explained."""
+    """Loads a command when it is called; its help line stands in the table, so --help loads none."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(_COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
+        place = _COMMANDS.get(cmd_name)
+        if place is None:
             return None
-        place, extra = _COMMANDS[cmd_name]
-        module, _, name = place.partition(":")
         try:
-            loaded = getattr(importlib.import_module(module), name)
+            loaded = getattr(importlib.import_module(place.module), place.name)
         except ModuleNotFoundError as error:
-            if extra is None:
+            missing = error.name or ""
+            if place.extra is None or missing.partition(".")[0] in {"common", "producer", "worker", "infra"}:
                 raise
-            return _unavailable(cmd_name, extra, error.name or "a package")
+            raise click.ClickException(
+                f"`fillfleet {cmd_name}` needs {missing}: pip install 'fillfleet[{place.extra}]'"
+            ) from error
         if not isinstance(loaded, click.Command):
-            raise TypeError(f"{place} is not a command")
+            raise TypeError(f"{place.module}:{place.name} is not a command")
         return loaded
 
-
-def _unavailable(name: str, extra: str, missing: str) -> click.Command:
-    help_text = f"Not installed here (no {missing}): pip install 'fillfleet[{extra}]'"
-
-    @click.command(name, help=help_text, context_settings={"ignore_unknown_options": True})
-    @click.argument("rest", nargs=-1)
-    def explain(rest: tuple[str, ...]) -> None:
-        raise click.ClickException(f"`fillfleet {name}` needs the package {missing}: pip install 'fillfleet[{extra}]'")
-
-    return explain
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, place.line) for name, place in _COMMANDS.items()])
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -77,5 +83,5 @@ def main() -> None:
     except ValidationError as error:
         for detail in error.errors(include_url=False, include_input=False):
             name = ".".join(str(part) for part in detail["loc"]).upper()
-            click.echo(f"fillfleet: setting {name or 'conflict'}: {detail['msg']}", err=True)
+            click.echo(f"fillfleet: {f'setting {name}: ' if name else ''}{detail['msg']}", err=True)
         sys.exit(2)
