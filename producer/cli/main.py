@@ -83,5 +83,5 @@ def main() -> None:
     except ValidationError as error:
         for detail in error.errors(include_url=False, include_input=False):
             name = ".".join(str(part) for part in detail["loc"]).upper()
-            click.echo(f"fillfleet: {f'setting {name}: ' if name else ''}{detail['msg']}", err=True)
+            click.echo(f"fillfleet: {f'setting {name}: ' if name else ''}{detail['msg'].removeprefix('Value error, ')}", err=True)
         sys.exit(2)
