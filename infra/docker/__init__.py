@@ -1,0 +1,1 @@
+"""The container images, and the health check that runs inside them."""
