@@ -46,7 +46,8 @@ def configure_logging(settings: Settings, service: str) -> None:
         _cut,
     ]
     console = settings.log_format == "console"
-    renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    colours = sys.stderr.isatty()
+    renderer: Any = structlog.dev.ConsoleRenderer(colors=colours) if console else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
