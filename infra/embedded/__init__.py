@@ -1,1 +1,1 @@
-"""Real servers from plain wheels on free loopback ports: what the demo, the tests and a laptop use."""
+"""Real Valkey, PostgreSQL and SeaweedFS from wheels on loopback, and `fillfleet up`: the whole system in one place."""
