@@ -1,0 +1,31 @@
+"""A file that is either wholly there or not there at all.
+
+Whoever looks at the target never sees a half-written file, also when the process is killed in between.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+
+@contextmanager
+def atomic_file(target: Path) -> Iterator[IO[bytes]]:
+    """Yield a file to write; on a clean exit it becomes `target`, on an exception it is removed.
+
+    The temporary file lies next to the target, since a rename is atomic only within one file system.
+    Raises OSError where the folder cannot be written to.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.", suffix=".part")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+        os.replace(name, target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,224 @@
+"""The bucket: puts, gets and deletes objects, and signs links to them.
+
+Keys lie under an owner's prefix. Links are signed for the public endpoint, on read and short-lived; no message here
+names an endpoint or a secret. Trouble of the store is Unavailable: it counts against no job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import boto3.session
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+
+from common.atomic_file import atomic_file
+from common.errors import FillfleetError, Rejected, Transient, Unavailable
+from common.settings import Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+BLOCK_BYTES = 256 * 1024
+DELETE_BATCH = 1000  # what DeleteObjects takes at most
+BUSY = frozenset({408, 425, 429})
+NO_SUCH_KEY = frozenset({"NoSuchKey", "404", "NotFound"})
+BUCKET_EXISTS = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_EXTENSION = re.compile(r"[a-z0-9]{1,10}")
+
+
+class Objects:
+    """One bucket. Threads may share one: botocore's clients are thread-safe, and nothing else is kept here."""
+
+    def __init__(self, settings: Settings) -> None:
+        session = boto3.session.Session(
+            aws_access_key_id=settings.s3_access_key.get_secret_value(),
+            aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
+            region_name=settings.s3_region,
+        )
+        self.bucket = settings.s3_bucket
+        self._region = settings.s3_region
+        self._link_seconds = settings.presigned_url_seconds
+        self._client = _connect(session, settings.s3_endpoint)
+        self._signer = _connect(session, settings.s3_link_endpoint)
+
+    def close(self) -> None:
+        """Close the connections that are kept open."""
+        self._client.close()
+        self._signer.close()
+
+    def uri(self, key: str) -> str:
+        """Return the s3:// URI of `key`: what tables and exports store."""
+        return f"s3://{self.bucket}/{key}"
+
+    def put(self, key: str, data: bytes, content_type: str) -> None:
+        """Store `data` under `key`, over what was there. Raises Unavailable, Transient."""
+        with _errors_in_words():
+            self._client.put_object(Bucket=self.bucket, Key=key, Body=data, ContentType=content_type)
+
+    def get(self, key: str, *, max_bytes: int) -> bytes:
+        """Return the content of `key`. Raises Rejected (object_not_found, object_too_large), Unavailable, Transient."""
+        data = bytearray()
+        self._read(key, max_bytes, data.extend)
+        return bytes(data)
+
+    def download(self, key: str, target: Path, *, max_bytes: int) -> str:
+        """Write the content of `key` to `target`, wholly or not at all, and return its sha256 in hex.
+
+        Raises as `get` does, and OSError where the folder cannot be written to.
+        """
+        with atomic_file(target) as file:
+            return self._read(key, max_bytes, file.write)
+
+    def size(self, key: str) -> int | None:
+        """Return the bytes of `key`, or None where there is no such object. Raises Unavailable, Transient."""
+        try:
+            with _errors_in_words():
+                return self._client.head_object(Bucket=self.bucket, Key=key)["ContentLength"]
+        except Rejected:
+            return None
+
+    def presigned_get(self, key: str) -> str:
+        """Return a short-lived link that reads `key`. Never log or store it."""
+        return self._signer.generate_presigned_url(
+            "get_object", Params={"Bucket": self.bucket, "Key": key}, ExpiresIn=self._link_seconds
+        )
+
+    def presigned_put(self, key: str, content_type: str, size: int | None) -> str:
+        """Return a short-lived link that takes one PUT to `key` with just this Content-Type and, if given, size."""
+        wish: dict[str, str | int] = {"Bucket": self.bucket, "Key": key, "ContentType": content_type}
+        if size is not None:
+            wish["ContentLength"] = size  # becomes a signed header, so the store refuses any other length
+        return self._signer.generate_presigned_url("put_object", Params=wish, ExpiresIn=self._link_seconds)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete the objects; those that do not exist are fine. Raises Unavailable, Transient; may be repeated."""
+        names = list(keys)
+        for start in range(0, len(names), DELETE_BATCH):
+            batch = names[start : start + DELETE_BATCH]
+            with _errors_in_words():
+                answer = self._client.delete_objects(
+                    Bucket=self.bucket, Delete={"Objects": [{"Key": key} for key in batch], "Quiet": True}
+                )
+            if any(error.get("Code") not in NO_SUCH_KEY for error in answer.get("Errors", [])):
+                raise _unavailable()
+
+    def ensure_bucket(self) -> None:
+        """Create the bucket unless it exists; any number of processes may do so at once. Raises Unavailable."""
+        try:
+            self._client.head_bucket(Bucket=self.bucket)
+            return
+        except ClientError as error:
+            if _status(error) != 404:
+                raise _in_words(error) from None
+        except BotoCoreError:
+            raise _unavailable() from None
+        try:
+            with _errors_in_words(but=BUCKET_EXISTS):
+                if self._region == "us-east-1":  # AWS refuses this one as a location constraint
+                    self._client.create_bucket(Bucket=self.bucket)
+                else:
+                    self._client.create_bucket(
+                        Bucket=self.bucket,
+                        CreateBucketConfiguration={"LocationConstraint": self._region},  # type: ignore[typeddict-item]
+                    )
+        except ClientError:  # another process was first
+            return
+
+    def _read(self, key: str, max_bytes: int, write: Callable[[bytes], object]) -> str:
+        digest = hashlib.sha256()
+        size = 0
+        with _errors_in_words():
+            body = self._client.get_object(Bucket=self.bucket, Key=key)["Body"]
+        with body:
+            while True:
+                with _errors_in_words():
+                    block = body.read(BLOCK_BYTES)
+                if not block:
+                    return digest.hexdigest()
+                size += len(block)
+                if size > max_bytes:
+                    raise Rejected("object_too_large", f"the object is larger than the {max_bytes} bytes allowed")
+                digest.update(block)
+                write(block)
+
+
+def output_key(owner: UUID, job: UUID, attempt: int, n: int, extension: str, batch: UUID | None = None) -> str:
+    """Return the key of a job's output `n`. The attempt is in it, so that two attempts never write one object."""
+    folder = batch.hex if batch else "single"
+    return f"outputs/{owner.hex}/{folder}/{job.hex}/{attempt}-{n}.{_checked(extension)}"
+
+
+def input_key(owner: UUID, sha256: str, extension: str) -> str:
+    """Return the key of an input known by its content (sha256 in hex)."""
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise ValueError("sha256 must be 64 lower-case hex digits")
+    return f"inputs/{owner.hex}/{sha256}.{_checked(extension)}"
+
+
+def upload_key(owner: UUID, upload_id: UUID, filename: str) -> str:
+    """Return the key of an upload. Of the user's file name only the last part and plain characters are kept."""
+    name = re.split(r"[/\\]", filename)[-1]
+    name = _UNSAFE.sub("_", name).lstrip(".")[-100:].lstrip(".") or "file"
+    return f"uploads/{owner.hex}/{upload_id.hex}/{name}"
+
+
+def _checked(extension: str) -> str:
+    if not _EXTENSION.fullmatch(extension):
+        raise ValueError(f"not a file extension: {extension!r}")
+    return extension
+
+
+def _connect(session: boto3.session.Session, endpoint: str) -> S3Client:
+    local = urlsplit(endpoint).hostname in {"127.0.0.1", "::1", "localhost"}
+    config = Config(
+        signature_version="s3v4",  # presigned links default to version 2
+        s3={"addressing_style": "path"},  # self-hosted stores have no wildcard host names
+        retries={"mode": "standard", "total_max_attempts": 3},
+        connect_timeout=5,
+        read_timeout=30,
+        max_pool_connections=32,
+        proxies={} if local else None,  # a proxy from the environment cannot reach our own loopback
+    )
+    return session.client("s3", endpoint_url=endpoint, config=config)
+
+
+@contextmanager
+def _errors_in_words(but: frozenset[str] = frozenset()) -> Iterator[None]:
+    """Turn botocore's errors into ours, except those with a code in `but`; their own texts name the endpoint."""
+    try:
+        yield
+    except ClientError as error:
+        if error.response.get("Error", {}).get("Code") in but:
+            raise
+        raise _in_words(error) from None
+    except ParamValidationError:
+        raise Transient("storage_refused", "the object store cannot take this name or content") from None
+    except BotoCoreError:
+        raise _unavailable() from None
+
+
+def _status(error: ClientError) -> int:
+    return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
+
+
+def _in_words(error: ClientError) -> FillfleetError:
+    status = _status(error)
+    if status == 404 and error.response.get("Error", {}).get("Code") in NO_SUCH_KEY:
+        return Rejected("object_not_found", "the object does not exist; it may have been deleted")
+    # 403 and a missing bucket are our own set-up gone wrong, which no job is to blame for.
+    if status >= 500 or status in BUSY or status in {403, 404}:
+        return _unavailable()
+    return Transient("storage_refused", f"the object store refused the request (HTTP {status})")
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("storage_unavailable", "the object store is not available; try again later")
