@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, false, func, literal, null, select, tuple_, update
@@ -18,9 +18,12 @@ from common.contract import FillRequest, Status
 from common.database import notify_jobs
 from common.errors import FillfleetError, LeaseLost
 from common.lifecycle.events import Event, record
+from common.lifecycle.locks import among, lock
 from common.lifecycle.wishes import CANCELLED
 from common.settings import Settings
 from common.tables import jobs
+
+_MAX_ERROR_CHARS: Final = 2000
 
 
 @dataclass(frozen=True)
@@ -95,15 +98,14 @@ def renew(connection: Connection, held: Sequence[tuple[UUID, int, bool]], *, lea
     """Lengthen the leases of (job, attempt, is on the device). What is missing in the answer is lost."""
     if not held:
         return []
-    on_device = [job for job, _, device in held if device]
-    rows = connection.execute(
+    attempt_of_job = tuple_(jobs.c.id, jobs.c.attempt)
+    fence = attempt_of_job.in_([(job, attempt) for job, attempt, _ in held])
+    rows = lock(connection, (job for job, _, _ in held), jobs.c.status == Status.PROCESSING, fence)
+    on_device = [(job, attempt) for job, attempt, device in held if device]
+    connection.execute(
         update(jobs)
-        .where(
-            jobs.c.status == Status.PROCESSING,
-            tuple_(jobs.c.id, jobs.c.attempt).in_([(job, attempt) for job, attempt, _ in held]),
-        )
-        .values(lease_until=_after(lease_seconds), on_device=jobs.c.id.in_(on_device))
-        .returning(jobs.c.id, jobs.c.attempt, jobs.c.cancel_requested_at)
+        .where(among(row.id for row in rows), jobs.c.status == Status.PROCESSING, fence)
+        .values(lease_until=_after(lease_seconds), on_device=attempt_of_job.in_(on_device))
     )
     return [Renewal(row.id, row.attempt, row.cancel_requested_at is not None) for row in rows]
 
@@ -122,7 +124,7 @@ def complete(connection: Connection, job: UUID, attempt: int, result: Mapping[st
 
 def fail(connection: Connection, job: UUID, attempt: int, error: FillfleetError) -> None:
     """End the attempt for good with a message for the user. Raises LeaseLost."""
-    _change(connection, job, attempt, **_ended(Status.FAILED), error_code=error.code, error=error.message)
+    _change(connection, job, attempt, **_ended(Status.FAILED), error_code=error.code, error=_storable(error.message))
     record(connection, Event.FAILED, job, attempt, code=error.code)
 
 
@@ -158,7 +160,7 @@ def give_back(
             **_ended(Status.FAILED),
             failures=failures,
             error_code=why.code,
-            error=f"{why.message} (tried {tries})",
+            error=f"{_storable(why.message)} (tried {tries})",
         )
         record(connection, Event.FAILED, row.id, row.attempt, code=why.code, failures=failures)
         return Status.FAILED
@@ -196,7 +198,16 @@ def _ended(status: Status) -> dict[str, Any]:
         "ended_at": func.now(),
         "lease_until": null(),
         "on_device": false(),
+        # Left set, it would make the planner think that a good part of the table is published and waiting.
+        "publish_seq": null(),
     }
+
+
+def _storable(message: str) -> str:
+    # It may quote what a stranger's file or server said; Postgres takes neither NUL nor half a surrogate pair, and a
+    # message that cannot be stored would leave its job without an end.
+    text = message.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+    return text if len(text) <= _MAX_ERROR_CHARS else text[: _MAX_ERROR_CHARS - 1] + "…"
 
 
 def _after(seconds: float) -> ColumnElement[datetime]:

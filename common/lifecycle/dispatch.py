@@ -8,33 +8,50 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Connection, TextClause, func, null, or_, select, text, tuple_, update
+from sqlalchemy import ARRAY, BigInteger, Connection, Uuid, column, func, literal, null, or_, select, text, update
 
 from common.contract import Queue, Status
 from common.lifecycle.attempts import Release, give_back
 from common.lifecycle.events import Event
+from common.lifecycle.locks import among, lock
 from common.settings import Settings
-from common.tables import PUBLISHED, RUNNING, WAITING, jobs, publish_seq
+from common.tables import PUBLISHED, RUNNING, jobs, publish_seq
 
 _BY_TURNS: Final = text("""
+    WITH RECURSIVE waiting (owner_id) AS (
+        (
+            SELECT owner_id FROM jobs
+            WHERE queue = :queue AND status = 'created' AND publish_seq IS NULL
+            ORDER BY owner_id LIMIT 1
+        )
+        UNION ALL
+        SELECT later.owner_id
+        FROM waiting
+        CROSS JOIN LATERAL (
+            SELECT owner_id FROM jobs
+            WHERE queue = :queue AND status = 'created' AND publish_seq IS NULL AND owner_id > waiting.owner_id
+            ORDER BY owner_id LIMIT 1
+        ) AS later
+    )
     SELECT pick.id
-    FROM owners
+    FROM waiting
     CROSS JOIN LATERAL (
         SELECT id, row_number() OVER (ORDER BY available_at, id) AS turn
         FROM jobs
-        WHERE queue = :queue AND owner_id = owners.id
+        WHERE queue = :queue AND owner_id = waiting.owner_id
           AND status = 'created' AND publish_seq IS NULL AND available_at <= now()
         ORDER BY available_at, id
         LIMIT :room
     ) AS pick
-    ORDER BY pick.turn, owners.id <= :last_owner, owners.id
+    ORDER BY pick.turn, waiting.owner_id <= :last_owner, waiting.owner_id
     LIMIT :room
 """)
 """One job of each owner, then the next of each: nobody waits behind somebody else's thousand. The owner that was
-served last goes to the end of a turn."""
+served last goes to the end of a turn. The owners are found by hopping from one to the next in ix_jobs_waiting, so
+those who wait for nothing cost nothing."""
 
 _FIRST_OWNER: Final = UUID(int=0)
 
@@ -60,8 +77,7 @@ def publish_waiting(
             _BY_TURNS, {"queue": queue.value, "room": room, "last_owner": last_owner or _FIRST_OWNER}
         ).scalars()
     )
-    sent = _mark(connection, order, WAITING)
-    return sorted(sent, key=lambda message: order.index(message.job))
+    return _mark(connection, order, published=False)
 
 
 def publish_lost(
@@ -85,17 +101,18 @@ def publish_lost(
             .limit(limit)
         ).scalars()
     )
-    return sorted(_mark(connection, lost, PUBLISHED), key=lambda message: message.place)
+    return _mark(connection, lost, published=True)
 
 
 def withdraw(connection: Connection, messages: Sequence[Published]) -> int:
     """Take publishes back that Redis did not take, so that they wait again; returns how many still waited."""
     if not messages:
         return 0
+    places = {message.job: message.place for message in messages}
+    rows = lock(connection, places, jobs.c.status == Status.CREATED)
+    still_out = [row.id for row in rows if row.publish_seq == places[row.id]]
     return connection.execute(
-        update(jobs)
-        .where(PUBLISHED, tuple_(jobs.c.id, jobs.c.publish_seq).in_([(sent.job, sent.place) for sent in messages]))
-        .values(publish_seq=null())
+        update(jobs).where(among(still_out), jobs.c.status == Status.CREATED).values(publish_seq=null())
     ).rowcount
 
 
@@ -118,7 +135,7 @@ def rescue(connection: Connection, settings: Settings, *, limit: int = 100) -> l
             jobs.c.cancel_requested_at,
             or_(jobs.c.on_device, jobs.c.attempt >= settings.max_uncounted_attempts).label("counts"),
         )
-        .where(jobs.c.status == Status.PROCESSING, jobs.c.lease_until < func.now())
+        .where(RUNNING, jobs.c.lease_until < func.now())
         .order_by(jobs.c.lease_until)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -138,15 +155,24 @@ def rescue(connection: Connection, settings: Settings, *, limit: int = 100) -> l
     ]
 
 
-def _mark(connection: Connection, ids: Sequence[UUID], expected: TextClause) -> list[Published]:
-    if not ids:
-        return []
+def _mark(connection: Connection, ids: Sequence[UUID], *, published: bool) -> list[Published]:
+    """Publish those of `ids` that are free and still as expected, numbering them in the order of `ids`."""
     # A row locked by another dispatcher, a cancel or a claim is theirs: skipped here, seen in the next pass.
-    free = select(jobs.c.id).where(jobs.c.id.in_(ids), expected).with_for_update(skip_locked=True)
-    rows: Any = connection.execute(
+    rows = lock(connection, ids, jobs.c.status == Status.CREATED, skip_locked=True)
+    free = {row.id for row in rows if (row.publish_seq is not None) == published}
+    places = dict(zip((job for job in ids if job in free), _next_places(connection, len(free)), strict=True))
+    place = func.unnest(literal(list(places), ARRAY(Uuid)), literal(list(places.values()), ARRAY(BigInteger)))
+    new = place.table_valued(column("id", Uuid), column("seq", BigInteger), name="new").render_derived()
+    marked = connection.execute(
         update(jobs)
-        .where(jobs.c.id.in_(free.scalar_subquery()), expected)
-        .values(publish_no=jobs.c.publish_no + 1, publish_seq=publish_seq.next_value(), published_at=func.now())
+        .where(jobs.c.id == new.c.id, jobs.c.status == Status.CREATED)
+        .values(publish_no=jobs.c.publish_no + 1, publish_seq=new.c.seq, published_at=func.now())
         .returning(jobs.c.id, jobs.c.owner_id, jobs.c.publish_no, jobs.c.publish_seq)
     )
-    return [Published(row.id, row.owner_id, row.publish_no, row.publish_seq) for row in rows]
+    sent = [Published(row.id, row.owner_id, row.publish_no, row.publish_seq) for row in marked]
+    return sorted(sent, key=lambda message: message.place)
+
+
+def _next_places(connection: Connection, count: int) -> list[int]:
+    drawn = select(publish_seq.next_value()).select_from(func.generate_series(1, count))
+    return sorted(connection.execute(drawn).scalars())

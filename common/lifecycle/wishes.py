@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from uuid import UUID
 
-from sqlalchemy import Connection, and_, func, insert, null, select, update
+from sqlalchemy import Connection, func, insert, null, update
 
 from common.contract import FillRequest, Queue, Status
 from common.database import notify_jobs
 from common.ids import new_id
 from common.lifecycle.events import Event, record, record_all
+from common.lifecycle.locks import among, lock
 from common.tables import jobs
 
 CANCELLED = "cancelled"
@@ -39,10 +40,22 @@ def cancel(connection: Connection, owner: UUID, wanted: Iterable[UUID]) -> list[
 
     Returns the ids that were still under way; the others are over, or not this owner's, and stay as they are.
     """
-    mine = and_(jobs.c.id.in_(list(wanted)), jobs.c.owner_id == owner)
-    ended = connection.execute(
+    under_way = lock(
+        connection,
+        wanted,
+        jobs.c.owner_id == owner,
+        jobs.c.deleted_at.is_(None),
+        jobs.c.status.in_([Status.CREATED, Status.PROCESSING]),
+    )
+    waiting = [(row.id, row.attempt) for row in under_way if row.status == Status.CREATED]
+    running = [
+        (row.id, row.attempt)
+        for row in under_way
+        if row.status == Status.PROCESSING and row.cancel_requested_at is None
+    ]
+    connection.execute(
         update(jobs)
-        .where(mine, jobs.c.status == Status.CREATED)
+        .where(among(job for job, _ in waiting), jobs.c.status == Status.CREATED)
         .values(
             status=Status.FAILED,
             error_code=CANCELLED,
@@ -51,29 +64,31 @@ def cancel(connection: Connection, owner: UUID, wanted: Iterable[UUID]) -> list[
             cancel_requested_at=func.now(),
             publish_seq=null(),
         )
-        .returning(jobs.c.id, jobs.c.attempt)
-    ).all()
-    marked = connection.execute(
+    )
+    connection.execute(
         update(jobs)
-        .where(mine, jobs.c.status == Status.PROCESSING, jobs.c.cancel_requested_at.is_(None))
+        .where(among(job for job, _ in running), jobs.c.status == Status.PROCESSING)
         .values(cancel_requested_at=func.now())
-        .returning(jobs.c.id, jobs.c.attempt)
-    ).all()
-    record_all(connection, Event.FAILED, ((row.id, row.attempt) for row in ended), code=CANCELLED)
-    record_all(connection, Event.CANCEL_REQUESTED, ((row.id, row.attempt) for row in marked))
-    return [row.id for row in (*ended, *marked)]
+    )
+    record_all(connection, Event.FAILED, waiting, code=CANCELLED)
+    record_all(connection, Event.CANCEL_REQUESTED, running)
+    return [row.id for row in under_way]
 
 
 def retry(connection: Connection, owner: UUID, wanted: Iterable[UUID]) -> list[UUID]:
     """Put failed jobs back to created with a clean count of failures; returns the ids that were failed."""
-    rows = connection.execute(
+    failed = lock(
+        connection,
+        wanted,
+        jobs.c.owner_id == owner,
+        jobs.c.deleted_at.is_(None),
+        jobs.c.status == Status.FAILED,
+    )
+    if not failed:
+        return []
+    connection.execute(
         update(jobs)
-        .where(
-            jobs.c.id.in_(list(wanted)),
-            jobs.c.owner_id == owner,
-            jobs.c.status == Status.FAILED,
-            jobs.c.deleted_at.is_(None),
-        )
+        .where(among(row.id for row in failed), jobs.c.status == Status.FAILED)
         .values(
             status=Status.CREATED,
             failures=0,
@@ -86,27 +101,17 @@ def retry(connection: Connection, owner: UUID, wanted: Iterable[UUID]) -> list[U
             result=null(),
             pins={},
         )
-        .returning(jobs.c.id, jobs.c.attempt)
-    ).all()
-    record_all(connection, Event.RETRIED, ((row.id, row.attempt) for row in rows))
-    if rows:
-        notify_jobs(connection)
-    return [row.id for row in rows]
+    )
+    record_all(connection, Event.RETRIED, ((row.id, row.attempt) for row in failed))
+    notify_jobs(connection)
+    return [row.id for row in failed]
 
 
 def delete(connection: Connection, owner: UUID, wanted: Iterable[UUID]) -> list[UUID]:
     """Hide jobs from their owner, cancelling those under way; returns the ids that were there to delete."""
-    ids = list(
-        connection.execute(
-            select(jobs.c.id).where(jobs.c.id.in_(list(wanted)), jobs.c.owner_id == owner, jobs.c.deleted_at.is_(None))
-        ).scalars()
-    )
+    there = lock(connection, wanted, jobs.c.owner_id == owner, jobs.c.deleted_at.is_(None))
+    ids = [row.id for row in there]
     cancel(connection, owner, ids)
-    rows = connection.execute(
-        update(jobs)
-        .where(jobs.c.id.in_(ids), jobs.c.deleted_at.is_(None))
-        .values(deleted_at=func.now())
-        .returning(jobs.c.id, jobs.c.attempt)
-    ).all()
-    record_all(connection, Event.DELETED, ((row.id, row.attempt) for row in rows))
-    return [row.id for row in rows]
+    connection.execute(update(jobs).where(among(ids), jobs.c.deleted_at.is_(None)).values(deleted_at=func.now()))
+    record_all(connection, Event.DELETED, ((row.id, row.attempt) for row in there))
+    return ids
