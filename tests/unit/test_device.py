@@ -1,0 +1,194 @@
+"""The device runs one job at a time, chooses by adapters within bounds, and lets go of waiting jobs at a drain."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from common.errors import Cancelled, Draining, LeaseLost
+from common.ids import new_id
+from common.settings import Environment, Settings
+from worker.device import Device, Filled
+from worker.lease import Lease
+from worker.work import Adapter, DeviceBroken, Tick, Work
+
+
+class GatedModel:
+    """A model whose fills wait for the test to let them through, one by one."""
+
+    def __init__(self) -> None:
+        self.version = {"model": "gated"}
+        self.resident: frozenset[str] = frozenset()
+        self.started: list[str] = []
+        self.gate = threading.Semaphore(0)
+        self.entered = threading.Semaphore(0)
+        self.at_once = 0
+        self.most_at_once = 0
+
+    def check_adapter(self, path: Path, what: str) -> None:
+        """Accept every file."""
+
+    def fill(self, work: Work, tick: Tick) -> list[Image.Image]:
+        """Wait for the gate, ticking."""
+        self.started.append(work.prompt)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.entered.release()
+        try:
+            while not self.gate.acquire(timeout=0.02):
+                tick("step")
+            tick("decode")
+            if work.prompt == "broken":
+                raise DeviceBroken("sticky")
+            self.resident = frozenset(adapter.sha256 for adapter in work.adapters) or self.resident
+            return [Image.new("RGB", (work.width, work.height)) for _ in work.seeds]
+        finally:
+            self.at_once -= 1
+
+
+def work(prompt: str, *shas: str) -> Work:
+    image = Image.new("RGB", (16, 16))
+    adapters = tuple(Adapter(sha, sha, Path("/nowhere"), 1, 1.0) for sha in shas)
+    return Work(image, Image.new("L", (16, 16)), 16, 16, prompt, 1, 30.0, (1,), adapters)
+
+
+def lease() -> Lease:
+    return Lease(new_id(), 1, lambda: None)
+
+
+class Bench:
+    """A device with a gated model that is loaded."""
+
+    def __init__(self, max_overtakes: int = 8) -> None:
+        self.model = GatedModel()
+        self.broken = threading.Event()
+        settings = Settings(fillfleet_env=Environment.DEVELOPMENT, device_max_overtakes=max_overtakes)
+        self.device = Device(settings, on_broken=self.broken.set)
+        self.device.start(lambda: self.model).result(5)
+
+    def submit(self, prompt: str, *shas: str, held: Lease | None = None) -> Future[Filled]:
+        return self.device.submit(work(prompt, *shas), held or lease())
+
+    def occupy(self) -> Future[Filled]:
+        """Put a job on the device and return once it is there."""
+        future = self.submit("first")
+        assert self.model.entered.acquire(timeout=5)
+        return future
+
+    def let_through(self, count: int) -> None:
+        for _ in range(count):
+            self.model.gate.release()
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.let_through(100)
+    bench.device.stop(5)
+
+
+def test_one_job_runs_at_a_time(bench: Bench) -> None:
+    futures = [bench.submit(str(number)) for number in range(5)]
+    bench.let_through(5)
+    assert all(len(future.result(5).images) == 1 for future in futures)
+    assert bench.model.most_at_once == 1
+    assert bench.model.started == ["0", "1", "2", "3", "4"]
+
+
+def test_a_job_whose_adapters_are_in_place_goes_before_one_whose_are_not(bench: Bench) -> None:
+    bench.model.resident = frozenset({"a"})
+    first = bench.occupy()
+    futures = [bench.submit("needs b", "b"), bench.submit("needs a", "a"), bench.submit("plain")]
+    bench.let_through(4)
+    for future in [first, *futures]:
+        future.result(5)
+    assert bench.model.started == ["first", "needs a", "plain", "needs b"]
+
+
+def test_nobody_is_overtaken_more_often_than_the_bound() -> None:
+    bench = Bench(max_overtakes=2)
+    bench.model.resident = frozenset({"a"})
+    first = bench.occupy()
+    futures = [bench.submit("needs b", "b"), *(bench.submit(f"a{number}", "a") for number in range(5))]
+    bench.let_through(7)
+    for future in [first, *futures]:
+        future.result(5)
+    assert bench.model.started.index("needs b") == 3
+    bench.device.stop(5)
+
+
+def test_a_cancelled_job_leaves_the_device_at_its_next_step(bench: Bench) -> None:
+    held = lease()
+    future = bench.submit("long", held=held)
+    assert bench.model.entered.acquire(timeout=5)
+    assert held.on_device
+    held.cancel()
+    with pytest.raises(Cancelled):
+        future.result(5)
+    follower = bench.submit("next")
+    bench.let_through(1)
+    assert follower.result(5).images
+
+
+def test_a_job_that_lost_its_lease_while_waiting_never_starts(bench: Bench) -> None:
+    first, held = bench.occupy(), lease()
+    future = bench.submit("lost", held=held)
+    held.lose()
+    bench.let_through(2)
+    first.result(5)
+    with pytest.raises(LeaseLost):
+        future.result(5)
+    assert bench.model.started == ["first"]
+
+
+def test_a_drain_sends_waiting_jobs_back_and_lets_the_running_one_end(bench: Bench) -> None:
+    first = bench.occupy()
+    waiting = [bench.submit("waits") for _ in range(3)]
+    bench.device.drain()
+    for future in waiting:
+        with pytest.raises(Draining):
+            future.result(1)
+    with pytest.raises(Draining):
+        bench.submit("too late")
+    bench.let_through(1)
+    assert first.result(5).images
+
+
+def test_a_broken_gpu_releases_every_job_and_reports_once(bench: Bench) -> None:
+    broken = bench.submit("broken")
+    assert bench.model.entered.acquire(timeout=5)
+    waiting = bench.submit("waits")
+    bench.let_through(1)
+    with pytest.raises(DeviceBroken):
+        broken.result(5)
+    with pytest.raises(Draining):
+        waiting.result(5)
+    assert bench.broken.wait(5)
+
+
+def test_a_model_that_does_not_load_says_why() -> None:
+    device = Device(Settings(fillfleet_env=Environment.DEVELOPMENT), on_broken=lambda: None)
+
+    def load() -> GatedModel:
+        raise FileNotFoundError("no weights here")
+
+    with pytest.raises(FileNotFoundError, match="no weights"):
+        device.start(load).result(5)
+
+
+def test_waiting_and_inference_are_timed_apart(bench: Bench) -> None:
+    first = bench.occupy()
+    second = bench.submit("second")
+    time.sleep(0.2)
+    bench.let_through(2)
+    first.result(5)
+    filled = second.result(5)
+    assert filled.waited_seconds >= 0.2
+    assert filled.inference_seconds < filled.waited_seconds
