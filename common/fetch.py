@@ -7,6 +7,7 @@ redirects are bounded. It must never tell the user which address a host has, nor
 from __future__ import annotations
 
 import hashlib
+import io
 import socket
 import zlib
 from collections.abc import Callable, Iterator
@@ -82,9 +83,9 @@ class Fetcher:
         Raises Rejected: fetch_refused, fetch_not_found, fetch_denied, fetch_too_large.
         Raises Transient: fetch_timeout, fetch_failed (connection, DNS, HTTP 5xx, 408, 425, 429).
         """
-        data = bytearray()
-        sha256, content_type = self._fetch(url, max_bytes, seconds, what, data.extend)
-        return Fetched(bytes(data), sha256, content_type)
+        data = io.BytesIO()
+        sha256, content_type = self._fetch(url, max_bytes, seconds, what, data.write)
+        return Fetched(data.getvalue(), sha256, content_type)
 
     def download(self, url: str, target: Path, *, max_bytes: int, seconds: float, what: str) -> str:
         """Write the body behind `url` to `target`, wholly or not at all, and return its sha256 in hex.

@@ -75,18 +75,14 @@ class _WatchedConnection(HTTPConnection):
     deadline: Deadline
 
     def _new_conn(self) -> socket.socket:
+        self.timeout = self.deadline.remaining()  # the name server may have taken its share since this was set
         connection = super()._new_conn()
         self.deadline.watch(connection)
         return connection
 
 
-class _WatchedTlsConnection(HTTPSConnection):
-    deadline: Deadline
-
-    def _new_conn(self) -> socket.socket:
-        connection = super()._new_conn()
-        self.deadline.watch(connection)
-        return connection
+class _WatchedTlsConnection(_WatchedConnection, HTTPSConnection):
+    """The same below TLS: what is watched carries the handshake, too."""
 
 
 def host_header(url: str) -> str:

@@ -7,6 +7,7 @@ names an endpoint or a secret. Trouble of the store is Unavailable: it counts ag
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -66,9 +67,9 @@ class Objects:
 
     def get(self, key: str, *, max_bytes: int) -> bytes:
         """Return the content of `key`. Raises Rejected (object_not_found, object_too_large), Unavailable, Transient."""
-        data = bytearray()
-        self._read(key, max_bytes, data.extend)
-        return bytes(data)
+        data = io.BytesIO()
+        self._read(key, max_bytes, data.write)
+        return data.getvalue()
 
     def download(self, key: str, target: Path, *, max_bytes: int) -> str:
         """Write the content of `key` to `target`, wholly or not at all, and return its sha256 in hex.

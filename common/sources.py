@@ -118,7 +118,6 @@ def _key_of_own_link(parts: SplitResult, settings: Settings) -> str | None:
         path = unquote(parts.path, errors="strict")
     except UnicodeDecodeError:
         raise BadUrl("is not percent-encoded UTF-8") from None
-    check_characters(path)
     prefix = f"{endpoint.path.rstrip('/')}/{settings.s3_bucket}/"
     return path.removeprefix(prefix) if path.startswith(prefix) else None
 

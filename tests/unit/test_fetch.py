@@ -442,7 +442,7 @@ def test_the_body_of_a_redirect_is_not_read(serve: Serve) -> None:
         request.drip(b"x" * MIB, pause=0.001)
 
     site = serve(answer)
-    assert get(fetcher(site), site.url, seconds=2).data == b"there"
+    assert get(fetcher(site), site.url).data == b"there"
 
 
 def test_a_redirect_without_a_location_is_an_answer_like_any_other(serve: Serve) -> None:
@@ -523,7 +523,7 @@ def test_a_stated_length_over_the_limit_is_refused_before_the_body(serve: Serve)
     error = refusal(fetcher(site), site.url, max_bytes=1000)
     assert (type(error), error.code) == (Rejected, "fetch_too_large")
     assert "1000 bytes" in error.message
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 5
 
 
 def test_a_body_without_a_length_is_cut_at_the_limit(serve: Serve) -> None:
@@ -715,7 +715,7 @@ def test_an_endless_drip_is_cut_when_the_total_time_is_over(serve: Serve, behavi
     started = time.monotonic()
     error = refusal(fetcher(site, redirects=10), site.url, seconds=0.5)
     assert (type(error), error.code) == (Transient, "fetch_timeout")
-    assert 0.4 < time.monotonic() - started < 2
+    assert 0.4 < time.monotonic() - started < 5
 
 
 def test_a_name_server_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -732,7 +732,24 @@ def test_a_name_server_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPa
     finally:
         release.set()
     assert (type(error), error.code) == (Transient, "fetch_timeout")
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 5
+
+
+def test_connecting_gets_only_the_time_that_the_name_server_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    times: list[float] = []
+
+    def resolve(*_: Any, **__: Any) -> Any:
+        time.sleep(0.5)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (PUBLIC_ADDRESS, 0))]
+
+    def connect(address: tuple[str, int], timeout: float, *_: Any, **__: Any) -> socket.socket:
+        times.append(timeout)
+        raise TimeoutError
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(urllib3.util.connection, "create_connection", connect)
+    assert refusal(fetcher(), "http://pictures.example/", seconds=5).code == "fetch_timeout"
+    assert 0 < times[0] <= 4.5
 
 
 def test_nothing_of_a_fetch_stays_behind(serve: Serve) -> None:
