@@ -1,4 +1,4 @@
-"""What integration tests share: a fleet of real processes on the test's own database."""
+"""What integration tests share: a fleet of real processes on the test's own database, and jobs without any process."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
+from common.database import make_engine
 from common.settings import Settings
 from infra.embedded.servers import EmbeddedServers
+from tests.support.databases import fresh_database
+from tests.support.environment import settings_for
 from tests.support.fleet import Fleet, running_fleet
+from tests.support.life import Life
 
 
 @pytest.fixture
@@ -18,3 +22,21 @@ def fleet(servers: EmbeddedServers, settings: Settings, database: Engine, tmp_pa
     """Dispatchers and workers to start, kill and give jobs to."""
     with running_fleet(servers.guardian, settings, database, tmp_path) as fleet:
         yield fleet
+
+
+@pytest.fixture(scope="module")
+def module_life(servers: EmbeddedServers, migrated_template: str) -> Iterator[Life]:
+    """The database behind `life`: one for a whole file, since a new one costs ten times what most of its tests do."""
+    with fresh_database(servers, migrated_template) as url:
+        settings = settings_for(servers, url)
+        engine = make_engine(settings)
+        yield Life(engine, settings)
+        engine.dispose()
+
+
+@pytest.fixture
+def life(module_life: Life) -> Life:
+    """Jobs to lead through their life, on a database that is empty but for one owner."""
+    with module_life.engine.begin() as connection:
+        connection.execute(text("TRUNCATE owners CASCADE"))
+    return Life(module_life.engine, module_life.settings)

@@ -1,0 +1,82 @@
+"""Two transactions in each other's way, on purpose and each time alike; and many at once, as chance has it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from threading import Barrier
+from typing import Any, TypeVar
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine, select, text
+
+from common.tables import jobs
+from tests.support.life import outcome
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+_BLOCKED = text(
+    "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY(:pids) AND cardinality(pg_blocking_pids(pid)) > 0"
+)
+
+
+def overlap(engine: Engine, first: Callable[[Connection], A], second: Callable[[Connection], B]) -> tuple[Any, Any]:
+    """Run `second` while `first` has done its work and not yet committed; return both outcomes (see `outcome`).
+
+    `second` has either ended by itself or waits for a lock of `first` when that commits.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        with engine.begin() as connection:
+            one = outcome(lambda: first(connection))
+            begun: Future[int] = Future()
+            two = pool.submit(outcome, lambda: _in_transaction(engine, second, begun))
+            until_blocked_or_done(engine, [begun.result(10)], [two])
+        return one, two.result(20)
+
+
+def at_once(engine: Engine, calls: Sequence[Callable[[Connection], Any]]) -> list[Any]:
+    """Run all calls, each in a transaction and a thread of its own, from one starting shot; return their outcomes."""
+    barrier = Barrier(len(calls))
+
+    def run(call: Callable[[Connection], Any]) -> Any:
+        with engine.begin() as connection:
+            connection.execute(text("SELECT 1"))  # the transaction has begun before the shot
+            barrier.wait(10)
+            return call(connection)
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(lambda call: outcome(lambda: run(call)), calls))
+
+
+def is_free_while_waiting(engine: Engine, low: UUID, high: UUID, call: Callable[[Connection], A]) -> tuple[bool, A]:
+    """Hold the job `low` until `call` waits for it; return whether `high` was free then, and what `call` returned."""
+    lock = select(jobs.c.id).with_for_update(skip_locked=True)
+    begun: Future[int] = Future()
+    with ThreadPoolExecutor(1) as pool:
+        with engine.begin() as holder:
+            holder.execute(lock.where(jobs.c.id == low)).one()
+            answer = pool.submit(_in_transaction, engine, call, begun)
+            assert until_blocked_or_done(engine, [begun.result(10)], [answer]), "it did not need the lower id"
+            with engine.begin() as onlooker:
+                free = onlooker.execute(lock.where(jobs.c.id == high)).one_or_none() is not None
+        return free, answer.result(20)
+
+
+def until_blocked_or_done(engine: Engine, pids: Sequence[int], futures: Sequence[Future[Any]]) -> bool:
+    """Wait until all of these backends wait for a lock, or all futures are done; return whether they are blocked."""
+    deadline = time.monotonic() + 10
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        while time.monotonic() < deadline:
+            if not wait(futures, timeout=0.005).not_done:
+                return False
+            if connection.execute(_BLOCKED, {"pids": list(pids)}).scalar_one() == len(pids):
+                return True
+    raise AssertionError("neither blocked nor done within 10 s")
+
+
+def _in_transaction(engine: Engine, call: Callable[[Connection], B], begun: Future[int]) -> B:
+    with engine.begin() as connection:
+        begun.set_result(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
+        return call(connection)

@@ -1,0 +1,200 @@
+"""The life of jobs as a test drives it: each step a transaction of its own, and rows and events to look at afterwards.
+
+Jobs come into every state through the lifecycle's own functions; only time is moved with plain SQL, since waiting for
+leases would take minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine, insert, select, text
+
+from common import lifecycle
+from common.contract import MODEL, FillRequest, Queue
+from common.errors import LeaseLost, Rejected
+from common.ids import new_id
+from common.lifecycle import Claim, Published, Release
+from common.settings import Settings
+from common.tables import job_events, jobs, owners
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+RESULT: Final = {"outputs": [], "worker": "w1"}
+BROKEN: Final = Rejected("image_truncated", "image: the file ends too early")
+DRAIN: Final = Release("draining", "the worker is shutting down", counts=False)
+TROUBLE: Final = Release("fetch_timeout", "image: did not arrive in time", counts=True)
+REQUEST: Final = FillRequest(image="https://example.com/a.png", prompt="a fox", seed=7)
+
+
+class Life:
+    """Jobs of one owner (and of others where a test asks) on one database."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self.engine = engine
+        self.settings = settings
+        self.owner = self.new_owner()
+
+    def do(self, transition: Callable[Concatenate[Connection, P], T], /, *arguments: P.args, **named: P.kwargs) -> T:
+        """Run one function of the lifecycle in a transaction of its own."""
+        with self.engine.begin() as connection:
+            return transition(connection, *arguments, **named)
+
+    def new_owner(self) -> UUID:
+        """Make an owner."""
+        owner = new_id()
+        with self.engine.begin() as connection:
+            connection.execute(insert(owners).values(id=owner, name=owner.hex))
+        return owner
+
+    def create(self, owner: UUID | None = None, *, queue: Queue = Queue.BULK) -> UUID:
+        """Make a job that waits to be published."""
+        return self.do(lifecycle.create, owner or self.owner, REQUEST, queue=queue, model=MODEL)
+
+    def publish(self, room: int = 100, *, queue: Queue = Queue.BULK, last_owner: UUID | None = None) -> list[Published]:
+        """Publish what waits and is due."""
+        return self.do(lifecycle.publish_waiting, queue, room=room, last_owner=last_owner)
+
+    def claim(self, job: UUID, worker: str = "w1", lease_seconds: float = 60.0) -> Claim | None:
+        """Try to take a job."""
+        return self.do(lifecycle.claim, job, worker=worker, lease_seconds=lease_seconds)
+
+    def take(self, job: UUID) -> int:
+        """Take a job that can be taken, and return the attempt."""
+        claim = self.claim(job)
+        assert claim is not None
+        return claim.attempt
+
+    def expire(self, job: UUID) -> None:
+        """Let so much time pass that the job's lease has ended."""
+        self._set(job, "lease_until = now() - interval '1 second'")
+
+    def make_due(self, job: UUID) -> None:
+        """Let so much time pass that the job's backoff is over."""
+        self._set(job, "available_at = now()")
+
+    def age_publish(self, job: UUID, seconds: float) -> None:
+        """Let so much time pass since the job's message was sent."""
+        self._set(job, "published_at = now() - :seconds * interval '1 second'", seconds=seconds)
+
+    def row(self, job: UUID) -> Mapping[str, Any]:
+        """Return the job's row."""
+        with self.engine.begin() as connection:
+            return dict(connection.execute(select(jobs).where(jobs.c.id == job)).mappings().one())
+
+    def events(self, job: UUID) -> list[tuple[str, int]]:
+        """Return (event, attempt) of all that happened to the job, in order."""
+        with self.engine.begin() as connection:
+            rows = connection.execute(
+                select(job_events.c.event, job_events.c.attempt)
+                .where(job_events.c.job_id == job)
+                .order_by(job_events.c.id)
+            )
+            return [(row.event, row.attempt) for row in rows]
+
+    def last_event(self, job: UUID) -> tuple[str, int, Mapping[str, Any]]:
+        """Return (event, attempt, detail) of what happened last."""
+        newest = select(job_events).where(job_events.c.job_id == job).order_by(job_events.c.id.desc()).limit(1)
+        with self.engine.begin() as connection:
+            row = connection.execute(newest).one()
+        return row.event, row.attempt, row.detail
+
+    def picture(self, job: UUID) -> tuple[Mapping[str, Any], list[tuple[str, int]]]:
+        """Return all there is about a job, to see that nothing changed."""
+        return self.row(job), self.events(job)
+
+    def age(self, job: UUID, column: str) -> float:
+        """Return how many seconds ago a time of the job was, by the database's clock; negative where it is to come."""
+        with self.engine.begin() as connection:
+            seconds = select(text(f"EXTRACT(epoch FROM now() - {column})")).select_from(jobs).where(jobs.c.id == job)
+            return float(connection.execute(seconds).scalar_one())
+
+    def _set(self, job: UUID, assignment: str, **values: object) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(text(f"UPDATE jobs SET {assignment} WHERE id = :job"), {"job": job, **values})  # noqa: S608
+
+
+def created(life: Life) -> UUID:
+    """A job that waits to be published."""
+    return life.create()
+
+
+def published(life: Life) -> UUID:
+    """A job whose message is out."""
+    job = life.create()
+    assert job in [message.job for message in life.publish()]
+    return job
+
+
+def backing_off(life: Life) -> UUID:
+    """A job that waits for its next try."""
+    job = processing(life)
+    life.do(lifecycle.release, job, 1, Release("fetch_timeout", "late", counts=True, delay_seconds=60), life.settings)
+    return job
+
+
+def processing(life: Life) -> UUID:
+    """A job in its first attempt."""
+    job = published(life)
+    assert life.take(job) == 1
+    return job
+
+
+def marked(life: Life) -> UUID:
+    """A running job that its owner wants cancelled."""
+    job = processing(life)
+    life.do(lifecycle.cancel, life.owner, [job])
+    return job
+
+
+def expired(life: Life) -> UUID:
+    """A running job whose worker fell silent."""
+    job = processing(life)
+    life.expire(job)
+    return job
+
+
+def completed(life: Life) -> UUID:
+    """A job with its result."""
+    job = processing(life)
+    life.do(lifecycle.complete, job, 1, RESULT)
+    return job
+
+
+def failed(life: Life) -> UUID:
+    """A job that failed for good in its first attempt."""
+    job = processing(life)
+    life.do(lifecycle.fail, job, 1, BROKEN)
+    return job
+
+
+def cancelled(life: Life) -> UUID:
+    """A job that was cancelled before anybody claimed it."""
+    job = published(life)
+    life.do(lifecycle.cancel, life.owner, [job])
+    return job
+
+
+def deleted(life: Life) -> UUID:
+    """A completed job that its owner deleted."""
+    job = completed(life)
+    life.do(lifecycle.delete, life.owner, [job])
+    return job
+
+
+def deleted_while_running(life: Life) -> UUID:
+    """A job that its owner deleted while it ran."""
+    job = processing(life)
+    life.do(lifecycle.delete, life.owner, [job])
+    return job
+
+
+def outcome(call: Callable[[], T]) -> T | type[LeaseLost]:
+    """Return what a call returned, or LeaseLost where it raised that."""
+    try:
+        return call()
+    except LeaseLost:
+        return LeaseLost
