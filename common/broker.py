@@ -50,7 +50,8 @@ def make_app(settings: Settings) -> Celery:
         task_create_missing_queues=False,
         task_default_queue=QUEUE_NAMES[Queue.BULK],
         task_ignore_result=True,
-        # On the default exchange, whose route is the queue's name: a FLUSHALL takes no binding away.
+        # Celery sends to a direct queue over the default exchange, whose route is the queue's name: a FLUSHALL takes
+        # bindings away, but none that a message needs.
         task_queues=[KombuQueue(name, routing_key=name) for name in QUEUE_NAMES.values()],
         task_reject_on_worker_lost=True,
         task_send_sent_event=False,

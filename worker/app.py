@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from celery import Celery, bootsteps
 from celery.exceptions import WorkerShutdown
-from celery.signals import worker_shutdown, worker_shutting_down
+from celery.signals import setup_logging, worker_shutdown, worker_shutting_down
 
 from common.broker import FILL_TASK, QUEUE_NAMES, make_app
 from common.errors import JobFailed
@@ -64,6 +64,10 @@ def run_worker(settings: Settings) -> int:
     def shut_down(**_: Any) -> None:
         runtime.close()
 
+    def keep_our_logging(**_: Any) -> None:
+        """Being connected is enough: Celery then leaves the loggers as they are."""
+
+    setup_logging.connect(keep_our_logging, weak=False)
     worker_shutting_down.connect(shutting_down, weak=False)
     worker_shutdown.connect(shut_down, weak=False)
     worker = app.Worker(
@@ -74,6 +78,7 @@ def run_worker(settings: Settings) -> int:
         without_gossip=True,
         without_mingle=True,
         task_events=True,
+        quiet=True,
         loglevel=settings.log_level.upper(),
     )
     try:
