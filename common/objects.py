@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -60,8 +60,11 @@ class Objects:
         """Return the s3:// URI of `key`: what tables and exports store."""
         return f"s3://{self.bucket}/{key}"
 
-    def put(self, key: str, data: bytes, content_type: str) -> None:
-        """Store `data` under `key`, over what was there. Raises Unavailable, Transient."""
+    def put(self, key: str, data: bytes | BinaryIO, content_type: str) -> None:
+        """Store `data` (of a file: from where it stands, read in pieces) under `key`, over what was there.
+
+        Raises Unavailable, Transient.
+        """
         with _errors_in_words():
             self._client.put_object(Bucket=self.bucket, Key=key, Body=data, ContentType=content_type)
 
