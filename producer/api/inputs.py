@@ -1,0 +1,91 @@
+"""What a request names (image, mask, LoRAs), checked before anything is queued: a URL, and this owner's to read?
+
+Uploads and our own links become s3:// URIs here, so they never travel over HTTP. Nothing is fetched: the worker does.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from common.contract import ALLOWED, FillRequest, Problem
+from common.errors import Rejected
+from common.ids import parse_id
+from common.objects import Objects
+from common.settings import Settings
+from common.sources import HttpSource, ObjectSource, check_source_owner, parse_source
+from common.urls import origin, shown, split_http_url
+from producer.api.envelope import invalid
+from producer.uploads import find_upload
+
+_UPLOAD_PATH: Final = re.compile(r"/api/v[23]/media/files/([^/]*)(/.*)?")
+
+
+class InputResolver:
+    """Resolves what one request of one owner names. `base` is the API's own address as the caller knows it."""
+
+    def __init__(self, settings: Settings, objects: Objects, owner: UUID, base: str) -> None:
+        self._settings = settings
+        self._objects = objects
+        self._owner = owner
+        self._base = split_http_url(base)
+
+    def resolve(self, connection: Connection, request: FillRequest) -> FillRequest:
+        """Return the request with every source that is ours as an s3:// URI.
+
+        Raises ApiError naming the field: 400 where a source can never be read, 404 where it is an upload that this
+        owner does not have.
+        """
+        mask = request.mask_image
+        return request.model_copy(
+            update={
+                "image": self._source(connection, "image", request.image),
+                "mask_image": None if mask is None else self._source(connection, "mask_image", mask),
+                "loras": tuple(
+                    lora.model_copy(update={"path": self._lora(connection, f"loras[{number}].path", lora.path)})
+                    for number, lora in enumerate(request.loras)
+                ),
+            }
+        )
+
+    def _lora(self, connection: Connection, field: str, path: str) -> str:
+        # Without a scheme it is a hub id or a name in the LoRA folder, which the worker looks up.
+        return self._source(connection, field, path) if "://" in path else path
+
+    def _source(self, connection: Connection, field: str, text: str) -> str:
+        try:
+            source = parse_source(text, self._settings, what=field)
+            if isinstance(source, HttpSource):
+                source = self._upload(connection, field, source)
+            check_source_owner(source, self._owner, what=field)
+        except Rejected as error:
+            raise invalid([_problem(field, text, error.message)]) from None
+        return source.url if isinstance(source, HttpSource) else self._objects.uri(source.key)
+
+    def _upload(self, connection: Connection, field: str, source: HttpSource) -> HttpSource | ObjectSource:
+        """Return the object that a link to an upload names. Any name of this API's host will do: ids are unique."""
+        parts = split_http_url(source.url)
+        prefix = self._base.path.rstrip("/")
+        ours = origin(parts) == origin(self._base) and parts.path.startswith(prefix)
+        found = _UPLOAD_PATH.fullmatch(parts.path.removeprefix(prefix) if ours else parts.path)
+        if found is None:
+            return source
+        upload_id = parse_id(found[1])
+        upload = find_upload(connection, self._owner, upload_id) if upload_id else None
+        if upload is not None:
+            return ObjectSource(self._objects.bucket, upload.key)
+        if ours:
+            problem = Problem(field, shown(source.url), "is no upload of yours", "an upload made with a key of yours")
+            raise invalid([problem], status=404)
+        return source
+
+
+def _problem(field: str, text: str, message: str) -> Problem:
+    """Take a source's error apart: it says `field: "value" reason`, and `value` alone may be shown."""
+    value = shown(text)
+    reason = message.removeprefix(f"{field}: ").removeprefix(value).strip(" :")
+    name = re.sub(r"\[\d+\]", "", field)
+    return Problem(field, value, reason, ALLOWED[name])
