@@ -35,7 +35,7 @@ _COMMANDS: Final = {
     "flower": _Place("producer.cli.serve", "flower", "Show the fleet in Flower, read-only."),
     "migrate": _Place("migrations.cli", "migrate", "Bring the database to the newest schema."),
     "keys": _Place("producer.cli.keys", "keys", "Create, list and revoke API keys."),
-    "lora": _Place("worker.cli", "lora", "Add, list and verify LoRAs.", "worker"),
+    "lora": _Place("worker.lora_cli", "lora", "Add, list and verify LoRAs.", "worker"),
 }
 
 
