@@ -116,6 +116,8 @@ class Settings(BaseSettings):
     lora_max_bytes: int = Field(default=2048 * MIB, ge=1024)
     lora_max_rank: int = Field(default=512, ge=1)
     lora_cache_folder: Path = Path("~/.cache/fillfleet/lora")
+    lora_cache_max_bytes: int = Field(default=50 * 1024 * MIB, ge=0)
+    """What downloaded LoRAs may take on this host's disk; those not used for longest are removed first."""
     lora_resident_bytes: int = Field(default=4096 * MIB, ge=0)
     """What all resident adapters together may take of the device's memory; the least recently used go first."""
     lora_fetch_seconds: float = Field(default=600.0, gt=0)

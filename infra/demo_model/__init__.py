@@ -1,1 +1,1 @@
-"""The tiny FluxFillPipeline that stands in for FLUX.1 Fill on a CPU."""
+"""The demo model: a tiny FluxFillPipeline that runs on any CPU. `python -m infra.demo_model` makes it."""

@@ -1,0 +1,47 @@
+"""What the errors of the Hugging Face hub mean for us, in words without addresses, tokens or paths."""
+
+from __future__ import annotations
+
+import httpx
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from common.errors import Rejected, Transient
+
+
+def in_words(error: Exception) -> Rejected | Transient | None:
+    """Return our error for one of the hub's, or None where it is of another kind."""
+    match error:
+        case GatedRepoError():
+            return Rejected("hub_gated", "is a gated model of the hub")
+        case LocalEntryNotFoundError() | OfflineModeIsEnabled():
+            return _unavailable()  # not in the cache, and the hub could not be asked
+        case RepositoryNotFoundError():
+            return Rejected("hub_not_found", "is not a public model of the hub")
+        case RevisionNotFoundError() | EntryNotFoundError():
+            return Rejected("hub_not_found", "has no such file or revision on the hub")
+        case HFValidationError():
+            return Rejected("hub_not_found", "is not a valid name of a model on the hub")
+        case HfHubHTTPError():
+            status = error.response.status_code
+            if status >= 500 or status in {408, 425, 429}:
+                return _unavailable()
+            return Rejected("hub_refused", f"is refused by the hub (HTTP {status})")
+        case httpx.TransportError() | ConnectionError() | TimeoutError():
+            return _unavailable()
+        case EnvironmentError() if isinstance(error.__cause__, Exception):
+            return in_words(error.__cause__)  # diffusers and transformers wrap the hub's errors
+        case _:
+            return None
+
+
+def _unavailable() -> Transient:
+    return Transient("hub_unavailable", "the Hugging Face hub does not answer; it is tried again later")

@@ -1,0 +1,227 @@
+"""The fill model: one FluxFillPipeline, its adapters, and what happens when the device's memory is too small.
+
+Each image is a run of the stock pipeline with a CPU generator of its own seed, so that it equals, bit for bit, what
+diffusers makes of the same inputs alone. Nothing here asks which model it has: what it can do, the pipeline tells.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import FluxFillPipeline
+from PIL import Image
+
+from common.errors import Rejected
+from common.settings import Settings
+from worker.adapters import Adapters
+from worker.base_shapes import BaseShapes
+from worker.device_errors import is_device_broken, is_out_of_memory
+from worker.lora_file import verify_lora
+from worker.model_folder import ModelFolder, find_model
+from worker.model_version import model_version
+from worker.work import DeviceBroken, Tick, Work
+
+MAX_SEQUENCE_LENGTH = 512
+"""What the pipeline uses by default, and the most that it takes; a model whose tokenizer takes less gets less."""
+
+
+def load_model(settings: Settings) -> FluxFillModel:
+    """Load the model that the settings name onto its device.
+
+    Raises Rejected (model_not_found, model_not_allowed) where the operator has to do something, Transient
+    (hub_unavailable), and what torch and diffusers raise where the folder holds something else.
+    """
+    device = _device(settings.fill_device)
+    dtype = _dtype(settings.fill_dtype, device)
+    if settings.worker_threads is not None:
+        torch.set_num_threads(settings.worker_threads)
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+    folder = find_model(settings)
+    pipe = FluxFillPipeline.from_pretrained(folder.path, dtype=dtype, use_safetensors=True, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.to(device)
+    return FluxFillModel(pipe, folder, settings)
+
+
+class FluxFillModel:
+    """A FillModel (worker/work.py) on a FluxFillPipeline."""
+
+    def __init__(self, pipe: Any, folder: ModelFolder, settings: Settings) -> None:
+        self._pipe = pipe
+        self._settings = settings
+        self._device: torch.device = pipe.device
+        self._base = BaseShapes.of_pipeline(pipe)
+        self._adapters = Adapters(pipe, self._base, settings)
+        self._checked: set[tuple[str, int, int]] = set()
+        self._checking = threading.Lock()
+        self.version = model_version(pipe, folder)
+
+    @property
+    def resident(self) -> frozenset[str]:
+        """The sha256 of the adapters that are loaded now."""
+        return self._adapters.resident
+
+    def check_adapter(self, path: Path, what: str) -> None:
+        """Read the LoRA file at `path` without touching the model; `what` names the field in messages.
+
+        Raises Rejected as verify_lora does, and OSError where the file cannot be read. Any thread may call it; a file
+        that passed is not read again while it is unchanged.
+        """
+        status = path.stat()
+        known = (str(path), status.st_size, status.st_mtime_ns)
+        with self._checking:
+            if known in self._checked:
+                return
+        verify_lora(path, self._base, self._settings, what=f"{what}: this file")
+        with self._checking:
+            self._checked.add(known)
+
+    def fill(self, work: Work, tick: Tick) -> list[Image.Image]:
+        """Return one RGB image of width x height per seed.
+
+        Raises Rejected (out_of_memory, not_finite, and as Adapters.use), Transient (lora_gone), DeviceBroken, and what
+        `tick` raises.
+        """
+        try:
+            return self._run(work, tick, nullcontext())
+        except Exception as error:
+            _raise_if_broken(error)
+            if not is_out_of_memory(error):
+                raise
+        # Only here, after the except clause, is the traceback gone that held the tensors of the failed run.
+        self._adapters.keep_only({adapter.sha256 for adapter in work.adapters})
+        _free_memory()
+        try:
+            return self._run(work, tick, self._offloaded())
+        except Exception as error:
+            _raise_if_broken(error)
+            if not is_out_of_memory(error):
+                raise
+        _free_memory()
+        raise Rejected(
+            "out_of_memory",
+            f"{work.width}x{work.height} with {len(work.adapters)} LoRAs does not fit into this worker's memory, "
+            "also not after a second try with parts of the model moved out; ask for a smaller size or fewer LoRAs",
+        )
+
+    def _run(self, work: Work, tick: Tick, memory: AbstractContextManager[None]) -> list[Image.Image]:
+        self._adapters.use(work.adapters, tick)
+        with memory:
+            return [self._image(work, seed, tick) for seed in work.seeds]
+
+    def _image(self, work: Work, seed: int, tick: Tick) -> Image.Image:
+        """Return the image of one seed: what the stock pipeline makes of it alone."""
+        image, mask = _padded(work.image, work.mask, self._multiple)
+        result = self._pipe(
+            **self._prompt(work),
+            image=image,
+            mask_image=mask,
+            width=image.width,
+            height=image.height,
+            strength=1.0,
+            num_inference_steps=work.steps,
+            guidance_scale=work.guidance,
+            generator=torch.Generator("cpu").manual_seed(seed),
+            callback_on_step_end=_StepEnd(work.steps, tick),
+        )
+        tick("decode")
+        made: Image.Image = result.images[0]
+        return made if made.size == (work.width, work.height) else made.crop((0, 0, work.width, work.height))
+
+    def _prompt(self, work: Work) -> dict[str, Any]:
+        length = min(MAX_SEQUENCE_LENGTH, self._pipe.tokenizer_2.model_max_length)
+        return {"prompt": work.prompt, "max_sequence_length": length}
+
+    @property
+    def _multiple(self) -> int:
+        """What width and height must be multiples of: one token's side in pixels."""
+        return int(self._pipe.vae_scale_factor) * 2
+
+    @contextmanager
+    def _offloaded(self) -> Iterator[None]:
+        """Keep on the device only the part that computes. Results stay the same, bit for bit; tiling's would not."""
+        if self._device.type == "cpu":
+            yield
+            return
+        try:
+            self._pipe.enable_model_cpu_offload(device=self._device)
+            yield
+        finally:
+            try:
+                self._pipe.remove_all_hooks()
+                self._pipe.to(self._device)
+            except Exception as error:  # half of the model is elsewhere: nothing more can be done with it here
+                raise DeviceBroken(f"the model could not be moved back to the device: {error}") from error
+
+
+class _StepEnd:
+    """Called by the pipeline after each step: tells that it goes on, and looks at the result before it is decoded."""
+
+    def __init__(self, steps: int, tick: Tick) -> None:
+        self._last = steps - 1
+        self._tick = tick
+
+    def __call__(self, _pipe: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        self._tick("step")
+        if step == self._last:
+            if not bool(torch.isfinite(tensors["latents"]).all()):
+                raise Rejected(
+                    "not_finite",
+                    "the model's numbers overflowed, and the image would be black; use smaller LoRA scales",
+                )
+            self._tick("decode")
+        return tensors
+
+
+def _padded(image: Image.Image, mask: Image.Image, multiple: int) -> tuple[Image.Image, Image.Image]:
+    """Return both with their last row and column repeated up to whole tokens; else the pipeline would cut them."""
+    width, height = (-(-side // multiple) * multiple for side in image.size)
+    if (width, height) == image.size:
+        return image, mask
+    return _extended(image, width, height), _extended(mask, width, height)
+
+
+def _extended(image: Image.Image, width: int, height: int) -> Image.Image:
+    whole = Image.new(image.mode, (width, height))
+    whole.paste(image, (0, 0))
+    if width > image.width:
+        edge = whole.crop((image.width - 1, 0, image.width, image.height))
+        whole.paste(edge.resize((width - image.width, image.height)), (image.width, 0))
+    if height > image.height:
+        edge = whole.crop((0, image.height - 1, width, image.height))
+        whole.paste(edge.resize((width, height - image.height)), (0, image.height))
+    return whole
+
+
+def _device(wish: str) -> torch.device:
+    if wish != "auto":
+        return torch.device(wish)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _dtype(wish: str, device: torch.device) -> torch.dtype:
+    if wish == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wish]
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _raise_if_broken(error: Exception) -> None:
+    if is_device_broken(error):
+        raise DeviceBroken(str(error)) from error
