@@ -20,7 +20,10 @@ from common.atomic_file import atomic_file
 from infra.embedded.errors import StartFailed
 
 _IDENTITY: Final = "fillfleet.json"
+_OWNER_LOCK: Final = "owner.lock"
+"""Held by the process that runs the system."""
 _LOCK: Final = "lock"
+"""Held by that process and by its guardian, so it is free only when nothing runs in the folder any more."""
 _CRASH_SECONDS: Final = 20.0
 """How long the guardian of a system that has crashed may still be stopping its servers."""
 
@@ -54,14 +57,16 @@ class Home:
         """Open or make the folder, a temporary one for None. Raises StartFailed where it is in use or not ours."""
         self.temporary = directory is None
         self.directory = _make_folder(directory)
-        self.lock_descriptor = _lock(self.directory)
+        self._owner_descriptor = _lock_as_owner(self.directory)
+        self.lock_descriptor = -1
         try:
+            self.lock_descriptor = _lock_after_a_crash(self.directory)
             self.identity = self._read_identity()
             self.logs = self.directory / "logs"
             self.logs.mkdir(mode=0o700, exist_ok=True)
             self.save()
         except BaseException:
-            os.close(self.lock_descriptor)
+            self.close()
             raise
 
     def save(self) -> None:
@@ -74,8 +79,11 @@ class Home:
         return self.logs / f"{name}.log"
 
     def close(self) -> None:
-        """Let go of the lock; it is free once the guardian, which holds it too, is gone."""
-        os.close(self.lock_descriptor)
+        """Let go of the locks; the folder is free once the guardian, which holds one of them too, is gone."""
+        for descriptor in (self.lock_descriptor, self._owner_descriptor):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.lock_descriptor = self._owner_descriptor = -1
 
     def _read_identity(self) -> Identity:
         path = self.directory / _IDENTITY
@@ -113,28 +121,40 @@ def _make_folder(directory: Path | None) -> Path:
     return resolved
 
 
-def _lock(directory: Path) -> int:
-    """Return a descriptor that holds the folder's lock. Raises StartFailed where another system runs here."""
-    try:
-        descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except PermissionError as error:
-        raise StartFailed(f"{directory} belongs to another user: name another folder with --dir") from error
-    try:
-        deadline = time.monotonic() + _CRASH_SECONDS
-        while not _try_lock(descriptor):
-            holder = os.pread(descriptor, 20, 0).decode().strip()
-            if (holder.isdigit() and _lives(int(holder))) or time.monotonic() > deadline:
-                raise StartFailed(
-                    f"another fillfleet (process {holder or 'unknown'}) runs in {directory}: "
-                    "stop it first, or name another folder with --dir"
-                )
-            time.sleep(0.1)  # its guardian is still stopping what the crash of that process left
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-    except BaseException:
+def _lock_as_owner(directory: Path) -> int:
+    """Return a descriptor that holds the owner's lock. Raises StartFailed where another system runs here."""
+    descriptor = _open_lock(directory / _OWNER_LOCK)
+    if not _try_lock(descriptor):
+        holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
         os.close(descriptor)
-        raise
+        raise StartFailed(
+            f"another fillfleet (process {holder or 'unknown'}) runs in {directory}: "
+            "stop it first, or name another folder with --dir"
+        )
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     return descriptor
+
+
+def _lock_after_a_crash(directory: Path) -> int:
+    """Return a descriptor that holds the lock, once the guardian of a system that crashed here has cleared up."""
+    descriptor = _open_lock(directory / _LOCK)
+    deadline = time.monotonic() + _CRASH_SECONDS
+    while not _try_lock(descriptor):
+        if time.monotonic() > deadline:
+            os.close(descriptor)
+            raise StartFailed(f"servers of a system that crashed still run in {directory}: end them, then try again")
+        time.sleep(0.05)
+    return descriptor
+
+
+def _open_lock(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StartFailed(
+            f"{path.parent} cannot be used ({error.strerror}): it may be another user's; name another one with --dir"
+        ) from error
 
 
 def _try_lock(descriptor: int) -> bool:
@@ -142,14 +162,4 @@ def _try_lock(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    return True
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
     return True

