@@ -42,7 +42,7 @@ class EmbeddedServers:
     s3_bucket: str
 
     def __init__(self, *, durable: bool = True) -> None:
-        """With durable=False nothing is flushed to disk: for tests, where the machine's crash is not the question."""
+        """With durable=False nothing is flushed to disk: for tests, in which servers crash but not the machine."""
         self._durable = durable
         self.opened = False
         """Whether the folder is open and locked: from `open` or `start` until `stop`."""
