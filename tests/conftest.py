@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,9 @@ from common.settings import Settings
 from infra.embedded.servers import EmbeddedServers
 from tests.support.databases import fresh_database, make_template
 from tests.support.environment import environment_of, settings_for
+
+# As in worker/cli.py: torch's threads must not spin against the servers and processes of the tests.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.fixture(scope="session")

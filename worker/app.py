@@ -42,7 +42,7 @@ def make_worker_app(settings: Settings, runtime: Runtime) -> Celery:
 
         requires = ("celery.worker.components:Pool",)
 
-        def start(self, parent: Any) -> None:
+        def start(self, parent: Any) -> None:  # noqa: ARG002 - Celery passes the worker
             runtime.start()
             if runtime.draining.is_set():
                 raise WorkerShutdown(_EXIT_OK)
