@@ -73,9 +73,9 @@ class Server:
             raise StartFailed(f"{self.name} has not been started")
         return self._process.exit_code()
 
-    def last_words(self) -> str:
+    def last_words(self, lines: int = 20) -> str:
         """Return the tail of its log."""
-        return self._process.last_words() if self._process else ""
+        return self._process.last_words(lines) if self._process else ""
 
     def launch(self) -> None:
         """Begin to start it. The first time it takes ports; later it keeps to those that others know it by."""

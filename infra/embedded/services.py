@@ -89,9 +89,9 @@ class RunningService:
         """Return how it ended, or None while it runs."""
         return self.process.exit_code()
 
-    def last_words(self) -> str:
+    def last_words(self, lines: int = 20) -> str:
         """Return the tail of its log."""
-        return self.process.last_words()
+        return self.process.last_words(lines)
 
     def start(self) -> None:
         """Start it, unless it runs. Whether it is of any use yet is for others to find out."""

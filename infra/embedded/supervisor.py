@@ -15,6 +15,8 @@ _LONGEST_SECONDS: Final = 60.0
 _STEADY_SECONDS: Final = 60.0
 """Who ran for this long before it ended starts with the shortest pause again."""
 
+_LINES: Final = 5
+
 
 class Part(Protocol):
     """A server or a service, as the supervisor sees it."""
@@ -26,7 +28,7 @@ class Part(Protocol):
     def exit_code(self) -> int | None:
         """Return how it ended, or None while it runs."""
 
-    def last_words(self) -> str:
+    def last_words(self, lines: int = 20) -> str:
         """Return the tail of its log."""
 
     def start(self) -> None:
@@ -61,7 +63,8 @@ class Supervisor:
             if record.due is None:
                 code = part.exit_code()
                 if code is not None:
-                    self._plan(part, record, f"{part.name} ended with {describe_exit(code)}. {part.last_words()}")
+                    words = part.last_words(_LINES)
+                    self._plan(part, record, f"{part.name} ended with {describe_exit(code)}. {words}")
             elif self._clock() >= record.due:
                 changed |= self._start(part, record)
         return changed
