@@ -40,7 +40,8 @@ def run_flower(settings: Settings, *, address: str, port: int, user: str, passwo
         port = view.start_http_server()
     except OSError as error:
         raise CannotShow(
-            "cannot_listen", f"cannot listen on {address} port {port}: {error.strerror}; choose another with --port"
+            "cannot_listen",
+            f"cannot listen on {address} port {port}: {error.strerror}; choose another with --port",
         ) from error
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: view.io_loop.add_callback_from_signal(view.io_loop.stop))

@@ -73,8 +73,9 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
+        reason = str(error.strerror).partition(" (")[0]  # Python adds the address, which stands there already
         raise CannotListen(
-            "cannot_listen", f"cannot listen on {host} port {port}: {error.strerror}; choose another with --port"
+            "cannot_listen", f"cannot listen on {host} port {port}: {reason}; choose another with --port"
         ) from error
 
 

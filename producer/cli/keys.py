@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 
 import click
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy import Connection
 
 from common.database import make_engine, transaction
-from common.settings import get_settings
+from common.settings import Settings, get_settings
 from producer import keys as api_keys
 from producer.keys import KeyInfo
 
@@ -26,7 +29,7 @@ def keys() -> None:
 def create(owner: str, as_json: bool) -> None:
     """Make a key and print it: this is the only time that it is shown."""
     settings = get_settings()
-    with transaction(make_engine(settings, pool_size=1)) as connection:
+    with _database(settings) as connection:
         key = api_keys.create(connection, owner, settings)
     if as_json:
         click.echo(json.dumps({"id": key.id.hex, "owner": key.owner_name, "hint": key.hint, "key": key.text}))
@@ -39,7 +42,7 @@ def create(owner: str, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(as_json: bool) -> None:
     """List all keys, revoked ones too; never the keys themselves."""
-    with transaction(make_engine(get_settings(), pool_size=1)) as connection:
+    with _database(get_settings()) as connection:
         found = api_keys.list_keys(connection)
     if as_json:
         click.echo(json.dumps([_plain(key) for key in found]))
@@ -56,9 +59,19 @@ def list_(as_json: bool) -> None:
 def revoke(name: str, as_json: bool) -> None:
     """Revoke a key: it stops working at once, and its owner's other keys go on."""
     settings = get_settings()
-    with transaction(make_engine(settings, pool_size=1)) as connection:
+    with _database(settings) as connection:
         key = api_keys.revoke(connection, name, settings)
     click.echo(json.dumps(_plain(key)) if as_json else f"Key {key.hint}… of {key.owner_name} is revoked.")
+
+
+@contextmanager
+def _database(settings: Settings) -> Iterator[Connection]:
+    engine = make_engine(settings, pool_size=1, application="fillfleet keys")
+    try:
+        with transaction(engine) as connection:
+            yield connection
+    finally:
+        engine.dispose()
 
 
 def _plain(key: KeyInfo) -> dict[str, str | None]:

@@ -11,6 +11,7 @@ from sqlalchemy import Engine, text
 from common.database import make_engine
 from common.settings import Settings
 from infra.embedded.servers import EmbeddedServers
+from tests.support.api import Account, Api, running_api
 from tests.support.databases import fresh_database
 from tests.support.environment import settings_for
 from tests.support.fleet import Fleet, running_fleet
@@ -40,3 +41,18 @@ def life(module_life: Life) -> Life:
     with module_life.engine.begin() as connection:
         connection.execute(text("TRUNCATE owners CASCADE"))
     return Life(module_life.engine, module_life.settings)
+
+
+@pytest.fixture(scope="module")
+def api(servers: EmbeddedServers, migrated_template: str) -> Iterator[Api]:
+    """The HTTP API on a real port: one for a whole file, where each test has owners of its own."""
+    with fresh_database(servers, migrated_template) as url:
+        settings = settings_for(servers, url, upload_max_bytes=256 * 1024, sync_mode_seconds=1.5)
+        with running_api(settings) as running:
+            yield running
+
+
+@pytest.fixture
+def account(api: Api) -> Account:
+    """A new owner with a key."""
+    return api.account()

@@ -1,0 +1,180 @@
+"""`fillfleet api` and `fillfleet flower` as processes: how they start, stop, log, and what Flower lets nobody do."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from common.broker import make_app
+from common.settings import Settings
+from infra.embedded.process import Process
+from producer import keys
+from tests.support.fleet import Fleet
+
+SUBMIT = "/api/v3/wavespeed-ai/flux-dev-fill"
+BODY = {"image": "https://example.com/a.png"}
+
+
+def _lines(process: Process) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in process.output().splitlines() if line.startswith("{")]
+
+
+def _port(process: Process, event: str) -> int:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and process.exit_code() is None:
+        for line in _lines(process):
+            if line["event"] == event:
+                return int(line["port"])
+        time.sleep(0.05)
+    raise AssertionError(f"did not start: {process.last_words()}")
+
+
+@pytest.fixture
+def key(fleet: Fleet) -> str:
+    with fleet.engine.begin() as connection:
+        return keys.create(connection, "knights", fleet.settings).text
+
+
+@pytest.fixture
+def client(fleet: Fleet, key: str) -> Iterator[tuple[Process, httpx.Client]]:
+    process = fleet.start("api", "--port", "0", LOG_FORMAT="json", SYNC_MODE_SECONDS="60")
+    url = f"http://127.0.0.1:{_port(process, 'api.listening')}"
+    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30, trust_env=False) as client:
+        yield process, client
+
+
+def test_it_stops_with_exit_code_0_and_tells_those_who_wait(client: tuple[Process, httpx.Client]) -> None:
+    process, http = client
+    answers: list[httpx.Response] = []
+    waiting = threading.Thread(target=lambda: answers.append(http.post(SUBMIT, json=BODY | {"enable_sync_mode": True})))
+    waiting.start()
+    time.sleep(0.5)
+    began = time.monotonic()
+    assert process.stop() == 0
+    assert time.monotonic() - began < 10
+    waiting.join()
+    assert answers[0].json()["data"]["code"] == 5004
+    assert _lines(process)[-1]["event"] == "api.stopped"
+
+
+def test_its_log_holds_no_query_key_or_signature(client: tuple[Process, httpx.Client], key: str) -> None:
+    process, http = client
+    ticket = http.post("/api/v3/media/uploads?secret=hunter2", json={"filename": "a.png", "size": 1}).json()["data"]
+    http.post(SUBMIT, json={"image": ticket["upload"]["url"], "prompt": "hunter2"})
+    http.get("/api/v3/line%0Abreak")
+    assert process.stop() == 0
+    log = process.output()
+    assert "hunter2" not in log
+    assert "X-Amz-" not in log
+    assert key not in log
+    requests = [line for line in _lines(process) if line["event"] == "api.request"]
+    assert [(line["method"], line["path"], line["status"]) for line in requests] == [
+        ("POST", "/api/v3/media/uploads", 200),
+        ("POST", SUBMIT, 200),
+        ("GET", "/api/v3/line%0Abreak", 404),
+    ]
+    assert all(line["request"] and line["service"] == "api" for line in requests)
+
+
+def test_a_taken_port_is_one_clear_line(fleet: Fleet) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = fleet.start("api", "--port", str(port))
+        assert process.wait(30) == 1
+    assert f"cannot listen on 127.0.0.1 port {port}: Address already in use; choose another with --port" in (
+        process.output()
+    )
+    assert "Traceback" not in process.output()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"FLOWER_USER": "a"}, {"FLOWER_PASSWORD": "b"}, {"FLOWER_USER": "a:b", "FLOWER_PASSWORD": "c"}],
+    ids=str,
+)
+def test_flower_never_runs_without_a_user_and_a_password(fleet: Fleet, given: dict[str, str]) -> None:
+    process = fleet.start("flower", "--port", "0", **given)
+    assert process.wait(30) in {1, 2}
+    assert "FLOWER_USER" in process.output()
+    assert "Traceback" not in process.output()
+
+
+@pytest.fixture
+def flower(fleet: Fleet) -> tuple[Process, str]:
+    process = fleet.start(
+        "flower", "--port", "0", FLOWER_USER="lance", FLOWER_PASSWORD="hunter2,:x",
+        FLOWER_READ_ONLY="false", FLOWER_BASIC_AUTH="open:sesame", LOG_FORMAT="json",
+    )  # fmt: skip
+    return process, f"http://127.0.0.1:{_port(process, 'flower.listening')}"
+
+
+def _until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_flower_asks_for_the_password_and_hides_it_from_the_list_of_processes(flower: tuple[Process, str]) -> None:
+    process, url = flower
+    for auth, status in (
+        (None, 401),
+        (("lance", "wrong"), 401),
+        (("open", "sesame"), 401),
+        (("lance", "hunter2,:x"), 200),
+    ):
+        for path in ("/", "/workers", "/tasks", "/broker", "/api/workers", "/api/tasks"):
+            assert httpx.get(url + path, auth=auth, trust_env=False).status_code == status
+    assert b"hunter2" not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    assert process.stop() == 0
+    assert "hunter2" not in process.output()
+
+
+def test_flower_shows_the_worker_and_no_secret_but_changes_nothing(
+    fleet: Fleet, settings: Settings, flower: tuple[Process, str]
+) -> None:
+    _, url = flower
+    auth = ("lance", "hunter2,:x")
+    worker = fleet.start_sleeping_worker()
+    with httpx.Client(base_url=url, auth=auth, trust_env=False, timeout=30) as http:
+        _until(lambda: bool(http.get("/api/workers", params={"refresh": 1}).json()))
+        name = next(iter(http.get("/api/workers").json()))
+        job = fleet.submit()
+        fleet.start("dispatcher")
+        fleet.until(fleet.all_over, "the job is over")
+        _until(lambda: any(task.startswith(job.hex) for task in http.get("/api/tasks").json()))
+        task = next(iter(http.get("/api/tasks").json()))
+        for path in (
+            f"/api/worker/shutdown/{name}",
+            f"/api/worker/pool/restart/{name}",
+            f"/api/worker/pool/grow/{name}?n=3",
+            f"/api/worker/pool/shrink/{name}?n=1",
+            f"/api/worker/pool/autoscale/{name}?min=1&max=9",
+            f"/api/worker/queue/add-consumer/{name}?queue=x",
+            f"/api/worker/queue/cancel-consumer/{name}?queue=fill.bulk",
+            f"/api/task/revoke/{task}?terminate=true",
+            "/api/task/timeout/fill?hard=1&workername=" + name,
+            "/api/task/rate-limit/fill?ratelimit=1&workername=" + name,
+            "/api/task/apply/fill",
+            "/api/task/async-apply/fill",
+            "/api/task/send-task/fill",
+            f"/api/task/abort/{task}",
+        ):
+            assert http.post(path, json={"args": []}).status_code == 403, path
+        password = make_app(settings).connection().password
+        assert password
+        for path in ("/", f"/worker/{name}", "/tasks", "/broker", "/api/workers?refresh=1", f"/task/{task}"):
+            page = http.get(path)
+            assert page.status_code == 200, path
+            assert password not in page.text, path
+            assert settings.s3_secret_key.get_secret_value() not in page.text
+    assert worker.exit_code() is None
+    assert fleet.ready_workers() == 1
