@@ -5,7 +5,7 @@ Any number of dispatchers may call these at once: rows that another one holds ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -72,12 +72,8 @@ def publish_waiting(
     """Mark at most `room` due jobs as published, by turns between owners, and return their messages in that order."""
     if room <= 0:
         return []
-    order = list(
-        connection.execute(
-            _BY_TURNS, {"queue": queue.value, "room": room, "last_owner": last_owner or _FIRST_OWNER}
-        ).scalars()
-    )
-    return _mark(connection, order, published=False)
+    turns = {"queue": queue.value, "room": room, "last_owner": last_owner or _FIRST_OWNER}
+    return _mark(connection, dict.fromkeys(connection.execute(_BY_TURNS, turns).scalars()))
 
 
 def publish_lost(
@@ -88,20 +84,18 @@ def publish_lost(
     A message that was not lost after all is harmless: the claim lets only one of the two through.
     """
     overtaken = select(func.max(jobs.c.publish_seq)).where(jobs.c.queue == queue.value, RUNNING).scalar_subquery()
-    lost = list(
-        connection.execute(
-            select(jobs.c.id)
-            .where(
-                jobs.c.queue == queue.value,
-                PUBLISHED,
-                jobs.c.published_at < func.now() - timedelta(seconds=lost_seconds),
-                *([] if queue_is_empty else [jobs.c.publish_seq < overtaken]),
-            )
-            .order_by(jobs.c.publish_seq)
-            .limit(limit)
-        ).scalars()
+    lost = connection.execute(
+        select(jobs.c.id, jobs.c.publish_seq)
+        .where(
+            jobs.c.queue == queue.value,
+            PUBLISHED,
+            jobs.c.published_at < func.now() - timedelta(seconds=lost_seconds),
+            *([] if queue_is_empty else [jobs.c.publish_seq < overtaken]),
+        )
+        .order_by(jobs.c.publish_seq)
+        .limit(limit)
     )
-    return _mark(connection, lost, published=True)
+    return _mark(connection, {row.id: row.publish_seq for row in lost})
 
 
 def withdraw(connection: Connection, messages: Sequence[Published]) -> int:
@@ -155,12 +149,13 @@ def rescue(connection: Connection, settings: Settings, *, limit: int = 100) -> l
     ]
 
 
-def _mark(connection: Connection, ids: Sequence[UUID], *, published: bool) -> list[Published]:
-    """Publish those of `ids` that are free and still as expected, numbering them in the order of `ids`."""
-    # A row locked by another dispatcher, a cancel or a claim is theirs: skipped here, seen in the next pass.
-    rows = lock(connection, ids, jobs.c.status == Status.CREATED, skip_locked=True)
-    free = {row.id for row in rows if (row.publish_seq is not None) == published}
-    places = dict(zip((job for job in ids if job in free), _next_places(connection, len(free)), strict=True))
+def _mark(connection: Connection, seen: Mapping[UUID, int | None]) -> list[Published]:
+    """Publish those jobs that are free and whose message is still the one seen, numbered in the order of `seen`."""
+    # A row locked by another dispatcher, a cancel or a claim is theirs: skipped here, seen in the next pass. One that
+    # another dispatcher has already published (or sent again) has another place by now.
+    rows = lock(connection, seen, jobs.c.status == Status.CREATED, jobs.c.available_at <= func.now(), skip_locked=True)
+    free = {row.id for row in rows if row.publish_seq == seen[row.id]}
+    places = dict(zip((job for job in seen if job in free), _next_places(connection, len(free)), strict=True))
     place = func.unnest(literal(list(places), ARRAY(Uuid)), literal(list(places.values()), ARRAY(BigInteger)))
     new = place.table_valued(column("id", Uuid), column("seq", BigInteger), name="new").render_derived()
     marked = connection.execute(

@@ -15,7 +15,7 @@ from common.contract import Queue
 from common.database import Doorbell
 from common.lifecycle import Published
 from tests.support import life as a_job
-from tests.support.interleaving import at_once, is_free_while_waiting, overlap
+from tests.support.interleaving import at_once, is_free_while_waiting, overlap, overtaken
 from tests.support.life import DRAIN, RESULT, TROUBLE, Life
 
 State = Callable[[Life], UUID]
@@ -135,6 +135,20 @@ def test_a_second_dispatcher_passes_by_what_the_first_one_holds_without_waiting(
     first, second = overlap(life.engine, publish, publish)
     assert (len(first), second) == (1, [])
     assert life.publish() == []
+
+
+@pytest.mark.parametrize("came_back", [False, True])
+def test_what_was_published_between_looking_and_locking_is_left_alone(life: Life, came_back: bool) -> None:
+    job = life.create()
+
+    def another_dispatcher_is_faster() -> None:
+        assert ids(life.publish()) == [job]
+        if came_back:  # and waits again: it looks as before, but for the time at which it is due
+            life.do(lifecycle.release, job, life.take(job), TROUBLE, life.settings)
+
+    publish = partial(lifecycle.publish_waiting, queue=Queue.BULK, room=10)
+    assert overtaken(life.engine, publish, another_dispatcher_is_faster) == []
+    assert life.row(job)["publish_no"] == 1
 
 
 @pytest.mark.parametrize("holder", ["cancel", "claim"])
@@ -270,6 +284,14 @@ def test_two_dispatchers_at_once_send_a_lost_message_again_once(life: Life) -> N
     sent += lost(life, empty=True)
     assert sorted(ids(sent)) == sorted(jobs)
     assert {life.row(job)["publish_no"] for job in jobs} == {2}
+
+
+def test_what_was_sent_again_between_looking_and_locking_is_left_alone(life: Life) -> None:
+    job = a_job.published(life)
+    life.age_publish(job, 20)
+    look = partial(lifecycle.publish_lost, queue=Queue.BULK, queue_is_empty=True, lost_seconds=15)
+    assert overtaken(life.engine, look, lambda: life.do(look)) == []
+    assert life.row(job)["publish_no"] == 2
 
 
 def test_a_message_that_is_just_being_claimed_is_not_lost(life: Life) -> None:

@@ -9,7 +9,7 @@ from threading import Barrier
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, select, text
+from sqlalchemy import Connection, Engine, event, select, text
 
 from common.tables import jobs
 from tests.support.life import outcome
@@ -51,17 +51,41 @@ def at_once(engine: Engine, calls: Sequence[Callable[[Connection], Any]]) -> lis
 
 
 def is_free_while_waiting(engine: Engine, low: UUID, high: UUID, call: Callable[[Connection], A]) -> tuple[bool, A]:
-    """Hold the job `low` until `call` waits for it; return whether `high` was free then, and what `call` returned."""
+    """Hold the job `low` until `call` waits for it; return whether `high` was free then, and what `call` returned.
+
+    Indexes are off for `call`: it must not depend on the planner to come to the rows in a good order.
+    """
+
+    def call_without_indexes(connection: Connection) -> A:
+        connection.execute(text("SET LOCAL enable_indexscan = off"))
+        connection.execute(text("SET LOCAL enable_bitmapscan = off"))
+        return call(connection)
+
     lock = select(jobs.c.id).with_for_update(skip_locked=True)
     begun: Future[int] = Future()
     with ThreadPoolExecutor(1) as pool:
         with engine.begin() as holder:
             holder.execute(lock.where(jobs.c.id == low)).one()
-            answer = pool.submit(_in_transaction, engine, call, begun)
+            answer = pool.submit(_in_transaction, engine, call_without_indexes, begun)
             assert until_blocked_or_done(engine, [begun.result(10)], [answer]), "it did not need the lower id"
             with engine.begin() as onlooker:
                 free = onlooker.execute(lock.where(jobs.c.id == high)).one_or_none() is not None
         return free, answer.result(20)
+
+
+def overtaken(engine: Engine, call: Callable[[Connection], A], meanwhile: Callable[[], object]) -> A:
+    """Run `call`, and `meanwhile` from start to commit right before `call` locks what it has seen."""
+    waiting = [meanwhile]
+
+    def before(_connection: Connection, _cursor: object, statement: str, *_: object) -> None:
+        if waiting and "SKIP LOCKED" in statement:
+            waiting.pop()()
+
+    with engine.begin() as connection:
+        event.listen(connection, "before_cursor_execute", before)
+        answer = call(connection)
+    assert not waiting, "it locked nothing"
+    return answer
 
 
 def until_blocked_or_done(engine: Engine, pids: Sequence[int], futures: Sequence[Future[Any]]) -> bool:
