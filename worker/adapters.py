@@ -25,9 +25,10 @@ from worker.device_errors import is_device_broken, is_out_of_memory
 from worker.lora_file import PARTS, VerifiedLora, verify_lora
 from worker.work import Adapter, Tick
 
-# peft warns that a name such as proj_out fits further layers, too; it changes only those that the file names, which
-# _check_loaded makes sure of.
+# peft warns that a name such as proj_out fits further layers, too (it changes only those that the file names, which
+# _check_loaded makes sure of), and of every second adapter.
 warnings.filterwarnings("ignore", message="While injecting the PEFT adapters", category=RuntimeWarning)
+warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute", category=UserWarning)
 
 
 @dataclass(frozen=True)

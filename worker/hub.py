@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import httpx
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -13,6 +12,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr-defined] # whichever client it uses
 
 from common.errors import Rejected, Transient
 
@@ -35,7 +35,7 @@ def in_words(error: Exception) -> Rejected | Transient | None:
             if status >= 500 or status in {408, 425, 429}:
                 return _unavailable()
             return Rejected("hub_refused", f"is refused by the hub (HTTP {status})")
-        case httpx.TransportError() | ConnectionError() | TimeoutError():
+        case ClientError() | ConnectionError() | TimeoutError():
             return _unavailable()
         case EnvironmentError() if isinstance(error.__cause__, Exception):
             return in_words(error.__cause__)  # diffusers and transformers wrap the hub's errors

@@ -145,7 +145,7 @@ def _refuse_ignored(header: Header, tensors: Mapping[str, Tensor]) -> None:
         shape = header.tensors[key].shape
         down = re.search(r"(lora_A|down)\.weight$", key) is not None
         small = (1, 1) if down else (*shape[:1], *(1 for _ in shape[1:]))
-        stand_ins[key] = torch.full((), float(number)).expand(small)
+        stand_ins[key] = torch.full(small, float(number))
     converted = _convert(stand_ins)
     wanted = {key for key in converted if key.startswith(tuple(f"{part}." for part in PARTS))}
     used = {round(float(converted[key].reshape(-1)[0])) for key in wanted if not key.endswith(".alpha")}

@@ -19,7 +19,7 @@ import transformers
 from diffusers import FluxFillPipeline
 from PIL import Image
 
-from common.errors import Rejected
+from common.errors import Rejected, Transient
 from common.settings import Settings
 from worker.adapters import Adapters
 from worker.base_shapes import BaseShapes
@@ -73,15 +73,18 @@ class FluxFillModel:
     def check_adapter(self, path: Path, what: str) -> None:
         """Read the LoRA file at `path` without touching the model; `what` names the field in messages.
 
-        Raises Rejected as verify_lora does, and OSError where the file cannot be read. Any thread may call it; a file
-        that passed is not read again while it is unchanged.
+        Raises Rejected as verify_lora does, and Transient (lora_gone). Any thread may call it; a file that passed is
+        not read again while it is unchanged.
         """
-        status = path.stat()
-        known = (str(path), status.st_size, status.st_mtime_ns)
-        with self._checking:
-            if known in self._checked:
-                return
-        verify_lora(path, self._base, self._settings, what=f"{what}: this file")
+        try:
+            status = path.stat()
+            known = (str(path), status.st_size, status.st_mtime_ns)
+            with self._checking:
+                if known in self._checked:
+                    return
+            verify_lora(path, self._base, self._settings, what=f"{what}: this file")
+        except OSError:  # removed since it was resolved, to make room
+            raise Transient("lora_gone", f"{what}: this file is no longer there and has to be fetched again") from None
         with self._checking:
             self._checked.add(known)
 
