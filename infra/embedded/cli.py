@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Final, Self
@@ -45,6 +46,8 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         for number in _SIGNALS:
+            if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                continue  # nohup: the terminal's end is not ours
             self._before[number] = signal.signal(number, self._on_signal)
         return self
 
@@ -86,7 +89,8 @@ def up(directory: Path | None, ready_file: Path | None, port: int | None, worker
     console = Console(highlight=False, soft_wrap=True)
 
     def say(text: str) -> None:
-        console.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] {escape(cut_secrets(text))}")
+        with suppress(OSError):  # the terminal is gone, which must not keep the stop from being orderly
+            console.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] {escape(cut_secrets(text))}")
 
     run_until_stopped(StackOptions(directory, ready_file, port, workers), console, say)
 

@@ -155,30 +155,41 @@ def test_a_service_that_ends_while_starting_ends_all_with_the_tail_of_its_log(pl
     assert processes_in(folder) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_is_orderly_ends_with_0_and_keeps_the_folder_for_the_next_time(
-    place: Path, number: signal.Signals
-) -> None:
-    folder = place / number.name
+def test_a_stop_is_orderly_and_the_folder_goes_on_the_next_time_until_a_crash_leaves_no_orphan(place: Path) -> None:
+    folder = place / "kept"
     folder.mkdir()
     with up(folder) as running:
         ready = running.wait_until_ready()
         with psycopg.connect(ready["database_url"]) as connection:
             connection.execute("INSERT INTO owners (id, name) VALUES (gen_random_uuid(), 'kept')")
-        os.killpg(running.process.pid, number)  # as a terminal does: to everyone in its foreground
+        running.process.terminate()
         assert running.process.wait(20) == 0
     assert all_gone(ready["pids"].values())
     assert not running.ready_file.exists()
     assert "database system is shut down" in (folder / "data" / "logs" / "postgres.log").read_text()
-    if number is signal.SIGTERM:
-        with up(folder) as again:
-            ready_again = again.wait_until_ready()
-            assert {**ready_again, "pids": None} == {**ready, "pids": None}
-            with psycopg.connect(ready_again["database_url"]) as connection:
-                assert connection.execute("SELECT name FROM owners").fetchone() == ("kept",)
-            again.process.kill()
-            assert wait_until(lambda: all_gone(ready_again["pids"].values()), 6)
-            assert processes_in(folder) == []
+    with up(folder) as again:
+        ready_again = again.wait_until_ready()
+        assert {**ready_again, "pids": None} == {**ready, "pids": None}
+        with psycopg.connect(ready_again["database_url"]) as connection:
+            assert connection.execute("SELECT name FROM owners").fetchone() == ("kept",)
+        again.process.kill()
+        assert wait_until(lambda: all_gone(ready_again["pids"].values()), 6)
+        assert processes_in(folder) == []
+
+
+def test_ctrl_c_waits_for_a_worker_that_is_at_work_and_a_second_one_does_not(place: Path) -> None:
+    folder = place / "busy"
+    folder.mkdir()
+    with up(folder, STAND_IN_STAYS="worker") as running:
+        ready = running.wait_until_ready()
+        os.killpg(running.process.pid, signal.SIGINT)  # as a terminal does: to everyone in its foreground
+        assert wait_until(lambda: "waiting for worker to finish" in running.output(), 10)
+        assert not all_gone([ready["pids"]["worker"]])
+        assert not all_gone([ready["pids"]["postgres"]])
+        os.killpg(running.process.pid, signal.SIGINT)
+        assert running.process.wait(10) == 0
+    assert all_gone(ready["pids"].values())
+    assert "database system is shut down" in (folder / "data" / "logs" / "postgres.log").read_text()
 
 
 def test_a_stop_while_starting_leaves_nothing_running(place: Path) -> None:

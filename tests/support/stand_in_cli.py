@@ -1,7 +1,7 @@
 """`fillfleet up` with small stand-ins for our own services, so that tests can make each of them fail in a second.
 
 The servers, the guardian, the supervisor and the migrations are the real ones. STAND_IN_FAILS names the service that
-ends at once; the others do no more than what `up` waits for.
+ends at once, STAND_IN_STAYS the one that SIGTERM does not end; the others do no more than what `up` waits for.
 
     python -m tests.support.stand_in_cli up --dir D --ready-file F
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -40,6 +41,8 @@ def cli() -> None:
     if os.environ.get("STAND_IN_FAILS") in sys.argv:
         click.echo(f"the stand-in of {sys.argv[1]} fails as it was told to", err=True)
         sys.exit(3)
+    if os.environ.get("STAND_IN_STAYS") in sys.argv:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @cli.command()
