@@ -8,10 +8,9 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
 
-from tests.support.api import IMAGE, Account, Api, check_envelope
+from tests.support.api import IMAGE, Account, Api, ask, check_envelope
 
 SUBMIT = "/api/v3/wavespeed-ai/flux-dev-fill"
 
@@ -148,7 +147,7 @@ def test_an_unknown_model_is_told_the_known_ones(account: Account) -> None:
 
 
 def test_a_head_request_has_no_body(api: Api) -> None:
-    assert httpx.head(f"{api.url}/api/v3/models", trust_env=False).content == b""
+    assert ask("HEAD", f"{api.url}/api/v3/models").content == b""
 
 
 def test_no_answer_with_links_may_be_cached(api: Api, account: Account) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-import httpx
 import pytest
 import wavespeed
 from sqlalchemy import select
@@ -16,7 +15,7 @@ from wavespeed.api.client import Client
 
 from common.errors import FillfleetError, Rejected, Transient
 from common.tables import jobs
-from tests.support.api import PNG, Account, Api
+from tests.support.api import PNG, Account, Api, fetch
 
 MODEL = "wavespeed-ai/flux-dev-fill"
 
@@ -80,7 +79,7 @@ def test_it_uploads_submits_waits_and_downloads(api: Api, client: Client, worker
         poll_interval=0.1,
         timeout=20,
     )["outputs"]
-    assert [httpx.get(link, trust_env=False).content for link in outputs] == worker.stored
+    assert [fetch(link).content for link in outputs] == worker.stored
     assert len(worker.stored) == 2
     with api.engine.begin() as connection:
         request = connection.execute(select(jobs.c.request).order_by(jobs.c.id.desc()).limit(1)).scalar_one()
@@ -90,7 +89,7 @@ def test_it_uploads_submits_waits_and_downloads(api: Api, client: Client, worker
 
 def test_its_sync_mode_gets_the_outputs_in_one_request(client: Client, worker: StandIn) -> None:
     outputs = client.run(MODEL, {"image": "https://example.com/a.png"}, enable_sync_mode=True)["outputs"]
-    assert [httpx.get(link, trust_env=False).content for link in outputs] == worker.stored
+    assert [fetch(link).content for link in outputs] == worker.stored
 
 
 def test_its_sync_mode_understands_that_time_is_over(client: Client) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 
-import httpx
 import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from common.settings import Settings
 from common.workers import WorkerBeat, WorkerState, beat
-from tests.support.api import IMAGE, Account, Api, check_envelope, running_api
+from tests.support.api import IMAGE, Account, Api, ask, check_envelope, fetch, running_api
 
 AWAY = {
     "database": "database_url",
@@ -30,7 +29,7 @@ def dead_port() -> Iterator[int]:
 
 
 def test_ready_while_all_servers_answer(api: Api) -> None:
-    response = httpx.get(f"{api.url}/readyz", trust_env=False)
+    response = fetch(f"{api.url}/readyz")
     assert response.status_code == 200
     assert response.json() == {"status": "ready", "workers": 0, "database": "ok", "redis": "ok", "s3": "ok"}
 
@@ -40,7 +39,7 @@ def test_ready_counts_the_workers_that_take_jobs(settings: Settings) -> None:
         with api.engine.begin() as connection:
             for name, state in (("a", WorkerState.READY), ("b", WorkerState.READY), ("c", WorkerState.LOADING)):
                 beat(connection, WorkerBeat(id=name, hostname="host", slots=4, state=state, version={}))
-        assert httpx.get(f"{api.url}/readyz", trust_env=False).json()["workers"] == 2
+        assert fetch(f"{api.url}/readyz").json()["workers"] == 2
 
 
 @pytest.mark.parametrize("away", AWAY)
@@ -53,8 +52,8 @@ def test_not_ready_while_a_server_is_away_and_nothing_internal_is_said(
         "s3": f"http://127.0.0.1:{dead_port}",
     }
     with running_api(settings.model_copy(update={AWAY[away]: urls[away]})) as api:
-        response = httpx.get(f"{api.url}/readyz", trust_env=False, timeout=15)
-        alive = httpx.get(f"{api.url}/healthz", trust_env=False)
+        response = fetch(f"{api.url}/readyz")
+        alive = fetch(f"{api.url}/healthz")
     assert response.status_code == 503
     expected = {"status": "unavailable", "workers": 0, "database": "ok", "redis": "ok", "s3": "ok"}
     assert response.json() == expected | {away: "unavailable"}
@@ -86,9 +85,7 @@ def test_without_a_database_every_route_is_a_503_that_says_nothing_internal(sett
     lost = SecretStr(f"postgresql://app:hunter2@127.0.0.1:{dead_port}/x")
     with running_api(settings.model_copy(update={"database_url": lost})) as api:
         headers = {"Authorization": f"Bearer {key}"}
-        response = httpx.post(
-            f"{api.url}/api/v3/wavespeed-ai/flux-dev-fill", json={"image": IMAGE}, headers=headers, trust_env=False
-        )
+        response = ask("POST", f"{api.url}/api/v3/wavespeed-ai/flux-dev-fill", json={"image": IMAGE}, headers=headers)
     assert response.status_code == 503
     assert check_envelope(response)["message"].startswith("the database does not answer; ")
     assert response.headers["retry-after"] == "2"
@@ -126,7 +123,7 @@ def test_a_crash_is_a_500_envelope_with_an_id_and_no_trace(settings: Settings) -
 
 
 def test_docs_and_openapi_show_the_documented_example(api: Api) -> None:
-    document = httpx.get(f"{api.url}/openapi.json", trust_env=False).json()
+    document = fetch(f"{api.url}/openapi.json").json()
     submit = document["paths"]["/api/v2/wavespeed-ai/flux-dev-fill"]["post"]
     content = submit["requestBody"]["content"]["application/json"]
     assert content["examples"]["knight"]["value"]["prompt"] == "a knight holding a greatshield"
@@ -139,11 +136,11 @@ def test_docs_and_openapi_show_the_documented_example(api: Api) -> None:
         "type": "integer",
     }
     assert {"Idempotency-Key", "X-Fillfleet-Priority"} == {parameter["name"] for parameter in submit["parameters"]}
-    assert "swagger" in httpx.get(f"{api.url}/docs", trust_env=False).text
+    assert "swagger" in fetch(f"{api.url}/docs").text
 
 
 def test_every_example_of_the_openapi_document_is_accepted(api: Api, account: Account) -> None:
-    document = httpx.get(f"{api.url}/openapi.json", trust_env=False).json()
+    document = fetch(f"{api.url}/openapi.json").json()
     tried = 0
     for path, methods in document["paths"].items():
         content = methods.get("post", {}).get("requestBody", {}).get("content", {}).get("application/json", {})
@@ -156,7 +153,7 @@ def test_every_example_of_the_openapi_document_is_accepted(api: Api, account: Ac
 
 
 def test_every_reference_of_the_openapi_document_leads_somewhere(api: Api) -> None:
-    document = httpx.get(f"{api.url}/openapi.json", trust_env=False).json()
+    document = fetch(f"{api.url}/openapi.json").json()
 
     def references(node: object) -> Iterator[str]:
         if isinstance(node, dict):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 
-import httpx
 import pytest
 from click.testing import CliRunner
 from sqlalchemy import select
@@ -15,7 +14,7 @@ from common.settings import get_settings
 from common.tables import api_keys
 from producer import keys
 from producer.cli.main import cli
-from tests.support.api import IMAGE, Account, Api, check_envelope
+from tests.support.api import IMAGE, Account, Api, ask, check_envelope, fetch
 from tests.support.environment import environment_of
 
 SUBMIT = "/api/v3/wavespeed-ai/flux-dev-fill"
@@ -39,7 +38,7 @@ HOW = "send the header `Authorization: Bearer KEY`; the operator makes a key wit
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_no_route_answers_without_a_key(api: Api, method: str, path: str) -> None:
-    response = httpx.request(method, api.url + path, json={"image": IMAGE}, trust_env=False)
+    response = ask(method, api.url + path, json={"image": IMAGE})
     assert response.status_code == 401
     assert check_envelope(response)["message"] == f"no API key was sent: {HOW}"
     assert response.headers["www-authenticate"] == "Bearer"
@@ -47,7 +46,7 @@ def test_no_route_answers_without_a_key(api: Api, method: str, path: str) -> Non
 
 def _with(api: Api, authorization: bytes) -> str:
     headers = {b"Authorization": authorization}
-    response = httpx.post(api.url + SUBMIT, json={"image": IMAGE}, headers=headers, trust_env=False)
+    response = ask("POST", api.url + SUBMIT, json={"image": IMAGE}, headers=headers)
     assert response.status_code == 401
     return str(check_envelope(response)["message"])
 
@@ -122,7 +121,7 @@ def run(api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
 def test_the_command_prints_a_key_that_works_and_shows_it_never_again(api: Api, run: Run) -> None:
     key = run("create", "--owner", "knights").strip()
     headers = {"Authorization": f"Bearer {key}"}
-    assert httpx.get(f"{api.url}/api/v3/models", headers=headers, trust_env=False).status_code == 200
+    assert fetch(f"{api.url}/api/v3/models", headers=headers).status_code == 200
     assert key not in run("list") + run("list", "--json")
     assert key[:9] in run("list")
 
@@ -148,7 +147,7 @@ def test_a_key_is_revoked_by_id_hint_or_itself(api: Api, run: Run, by: str) -> N
     assert first["revoked_at"] is not None
     assert json.loads(run("revoke", made[by], "--json")) == first
     headers = {"Authorization": f"Bearer {made['key']}"}
-    assert httpx.get(f"{api.url}/api/v3/models", headers=headers, trust_env=False).status_code == 401
+    assert fetch(f"{api.url}/api/v3/models", headers=headers).status_code == 401
 
 
 @pytest.mark.parametrize("name", ["ff_unknown", "", "0195d3c1c8a67cf0a3f0b0c5a1b2c3d4", "'; DROP TABLE api_keys"])

@@ -17,6 +17,7 @@ from common.broker import make_app
 from common.settings import Settings
 from infra.embedded.process import Process
 from producer import keys
+from tests.support.api import fetch
 from tests.support.fleet import Fleet
 
 SUBMIT = "/api/v3/wavespeed-ai/flux-dev-fill"
@@ -47,7 +48,7 @@ def key(fleet: Fleet) -> str:
 def client(fleet: Fleet, key: str) -> Iterator[tuple[Process, httpx.Client]]:
     process = fleet.start("api", "--port", "0", LOG_FORMAT="json", SYNC_MODE_SECONDS="60")
     url = f"http://127.0.0.1:{_port(process, 'api.listening')}"
-    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30, trust_env=False) as client:
+    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30) as client:
         yield process, client
 
 
@@ -132,7 +133,7 @@ def test_flower_asks_for_the_password_and_hides_it_from_the_list_of_processes(fl
         (("lance", "hunter2,:x"), 200),
     ):
         for path in ("/", "/workers", "/tasks", "/broker", "/api/workers", "/api/tasks"):
-            assert httpx.get(url + path, auth=auth, trust_env=False).status_code == status
+            assert fetch(url + path, auth=auth).status_code == status
     assert b"hunter2" not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
     assert process.stop() == 0
     assert "hunter2" not in process.output()

@@ -6,11 +6,10 @@ import base64
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx
 import pytest
 
 from common.errors import Rejected, Transient, Unavailable
-from tests.support.api import PNG, TIMINGS, Account, Api, check_envelope
+from tests.support.api import PNG, TIMINGS, Account, Api, check_envelope, fetch
 
 RESULTS = "/api/v3/predictions"
 UNKNOWN = "0195d3c1c8a67cf0a3f0b0c5a1b2c3d4"
@@ -28,7 +27,7 @@ def test_a_completed_job_has_links_flags_and_timings(api: Api, account: Account)
     assert data["model_version"] == {"model": "test", "revision": "1"}
     assert data["error"] == ""
     assert "code" not in data
-    assert [httpx.get(link, trust_env=False).content for link in data["outputs"]] == stored
+    assert [fetch(link).content for link in data["outputs"]] == stored
 
 
 def test_flags_are_never_invented_where_the_checker_did_not_look(api: Api, account: Account) -> None:
@@ -247,5 +246,5 @@ def test_stored_bytes_are_reached_only_with_a_signature(api: Api, account: Accou
     job = account.submit()["id"]
     api.complete(job)
     link = account.result(job)["outputs"][0]
-    assert httpx.get(link, trust_env=False).content.startswith(PNG)
-    assert httpx.get(link.partition("?")[0], trust_env=False).status_code == 403
+    assert fetch(link).content.startswith(PNG)
+    assert fetch(link.partition("?")[0]).status_code == 403

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
 
 from common.ids import new_id
-from tests.support.api import IMAGE, PNG, Account, Api, check_envelope
+from tests.support.api import IMAGE, PNG, Account, Api, ask, check_envelope, fetch
 
 TICKET = "/api/v3/media/uploads"
 BINARY = "/api/v3/media/upload/binary"
@@ -31,7 +30,7 @@ def test_a_ticket_takes_the_file_with_just_its_headers(api: Api, account: Accoun
     data = account.ask("POST", TICKET, json=wish)["data"]
     ticket = data["upload"]
     assert ticket["method"] == "PUT"
-    put = httpx.put(ticket["url"], headers=ticket["headers"], content=PNG, trust_env=False)
+    put = ask("PUT", ticket["url"], headers=ticket["headers"], content=PNG)
     assert put.status_code == 200
     key = _key_of(api, _submitted_image(api, account, data["download_url"]))
     assert key.startswith(f"uploads/{account.owner.hex}/")
@@ -40,7 +39,7 @@ def test_a_ticket_takes_the_file_with_just_its_headers(api: Api, account: Accoun
 
 def test_a_ticket_takes_no_other_size(api: Api, account: Account) -> None:
     ticket = account.ask("POST", TICKET, json={"filename": "a.png", "size": 10})["data"]["upload"]
-    put = httpx.put(ticket["url"], headers=ticket["headers"], content=b"x" * 11, trust_env=False)
+    put = ask("PUT", ticket["url"], headers=ticket["headers"], content=b"x" * 11)
     assert put.status_code == 403
 
 
@@ -99,7 +98,7 @@ def test_a_link_leads_its_owner_to_the_file(api: Api, account: Account) -> None:
         "message": "the file is at the address in the header Location",
         "data": {},
     }
-    assert httpx.get(response.headers["location"], trust_env=False).content == PNG
+    assert fetch(response.headers["location"]).content == PNG
 
 
 def test_a_link_is_a_404_to_everyone_else(api: Api, account: Account) -> None:
@@ -115,7 +114,7 @@ def test_a_link_is_a_404_to_everyone_else(api: Api, account: Account) -> None:
         )
     }
     assert words == {"no such file; check the link, and that your key belongs to the owner who uploaded it"}
-    assert httpx.get(api.url + path, trust_env=False).status_code == 401
+    assert fetch(api.url + path).status_code == 401
 
 
 @pytest.mark.parametrize("field", ["image", "mask_image", "loras[0].path"])
@@ -270,7 +269,7 @@ def test_a_ticket_for_too_much_is_refused(api: Api, account: Account) -> None:
 def test_no_file_name_leaves_its_owners_folder(api: Api, account: Account, name: str) -> None:
     ticket = account.ask("POST", TICKET, json={"filename": name, "size": 3, "content_type": "text/html"})["data"]
     assert ticket["upload"]["headers"] == {"Content-Type": "application/octet-stream"}
-    put = httpx.put(ticket["upload"]["url"], headers=ticket["upload"]["headers"], content=b"abc", trust_env=False)
+    put = ask("PUT", ticket["upload"]["url"], headers=ticket["upload"]["headers"], content=b"abc")
     assert put.status_code == 200
     source = _key_of(api, _submitted_image(api, account, ticket["download_url"]))
     folder = f"uploads/{account.owner.hex}/{ticket['id']}/"
