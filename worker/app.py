@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from celery import Celery, bootsteps
 from celery.exceptions import WorkerShutdown
-from celery.signals import setup_logging, worker_shutdown, worker_shutting_down
+from celery.signals import setup_logging, worker_shutting_down
 
 from common.broker import FILL_TASK, QUEUE_NAMES, make_app
 from common.errors import JobFailed
@@ -61,15 +61,11 @@ def run_worker(settings: Settings) -> int:
     def shutting_down(**_: Any) -> None:
         runtime.drain()
 
-    def shut_down(**_: Any) -> None:
-        runtime.close()
-
     def keep_our_logging(**_: Any) -> None:
         """Being connected is enough: Celery then leaves the loggers as they are."""
 
     setup_logging.connect(keep_our_logging, weak=False)
     worker_shutting_down.connect(shutting_down, weak=False)
-    worker_shutdown.connect(shut_down, weak=False)
     worker = app.Worker(
         hostname=f"{runtime.worker_id}@{runtime.heartbeat.worker.hostname}",
         pool="threads",
@@ -84,7 +80,7 @@ def run_worker(settings: Settings) -> int:
     try:
         worker.start()
     finally:
-        runtime.close()
+        runtime.close()  # start() has waited for the threads of all jobs by now
         if health is not None:
             health.shutdown()
     return int(worker.exitcode or 0)
