@@ -42,7 +42,7 @@ class LoraCache:
             return None
         return path
 
-    def add(self, download: Callable[[Path], None]) -> Path:
+    def add(self, download: Callable[[Path], object]) -> Path:
         """Let `download` write a file, and return where it is kept; its name is its sha256.
 
         Raises what `download` raises, and Transient (lora_not_stored) where the folder cannot be written to.

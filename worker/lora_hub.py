@@ -17,7 +17,9 @@ from worker.hub import in_words
 
 WELL_KNOWN = ("pytorch_lora_weights.safetensors", "lora.safetensors")
 SUFFIX = ".safetensors"
-_HUB_ID = re.compile(r"(?P<repo>[\w.-]{1,96}/[\w.-]{1,96})(?:[/:](?P<file>[\w. /()+-]{1,255}\.safetensors))?", re.ASCII)
+_HUB_ID = re.compile(
+    r"(?P<repo>\w[\w.-]{0,95}/\w[\w.-]{0,95})(?:[/:](?P<file>[\w. /()+-]{1,255}\.safetensors))?", re.ASCII
+)
 _SHOWN_FILES = 5
 
 
