@@ -12,11 +12,15 @@ from typing import Any
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
 from common.broker import make_app
 from common.settings import Settings
 from infra.embedded.process import Process
 from producer import keys
+from producer.api.server import CannotListen, listen
+from producer.cli.main import cli
+from producer.fleet_view import CannotShow, run_flower
 from tests.support.api import fetch
 from tests.support.fleet import Fleet
 
@@ -85,27 +89,28 @@ def test_its_log_holds_no_query_key_or_signature(client: tuple[Process, httpx.Cl
     assert all(line["request"] and line["service"] == "api" for line in requests)
 
 
-def test_a_taken_port_is_one_clear_line(fleet: Fleet) -> None:
+def test_a_taken_port_is_said_in_one_clear_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        process = fleet.start("api", "--port", str(port))
-        assert process.wait(30) == 1
-    assert f"cannot listen on 127.0.0.1 port {port}: Address already in use; choose another with --port" in (
-        process.output()
-    )
-    assert "Traceback" not in process.output()
+        words = f"^cannot listen on 127.0.0.1 port {port}: Address already in use; choose another with --port$"
+        with pytest.raises(CannotListen, match=words):
+            listen("127.0.0.1", port)
 
 
-@pytest.mark.parametrize(
-    "given",
-    [{}, {"FLOWER_USER": "a"}, {"FLOWER_PASSWORD": "b"}, {"FLOWER_USER": "a:b", "FLOWER_PASSWORD": "c"}],
-    ids=str,
-)
-def test_flower_never_runs_without_a_user_and_a_password(fleet: Fleet, given: dict[str, str]) -> None:
-    process = fleet.start("flower", "--port", "0", **given)
-    assert process.wait(30) in {1, 2}
-    assert "FLOWER_USER" in process.output()
-    assert "Traceback" not in process.output()
+@pytest.mark.parametrize("given", [{}, {"FLOWER_USER": "lance"}, {"FLOWER_PASSWORD": "hunter2"}], ids=str)
+def test_flower_never_runs_without_a_user_and_a_password(
+    given: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FLOWER_USER", "FLOWER_PASSWORD"):
+        monkeypatch.delenv(name, raising=False)
+    result = CliRunner().invoke(cli, ["flower", "--port", "0"], env=given)
+    assert result.exit_code == 2
+    assert "set FLOWER_USER and FLOWER_PASSWORD in the environment" in result.output
+
+
+def test_flower_refuses_a_user_that_basic_auth_would_cut_off(settings: Settings) -> None:
+    with pytest.raises(CannotShow, match="FLOWER_USER may not hold a colon"):
+        run_flower(settings, address="127.0.0.1", port=0, user="a:b", password="c")
 
 
 @pytest.fixture
