@@ -1,0 +1,109 @@
+"""What the demo says while it runs, and the table at its end. On a terminal a bar moves; in a log there are lines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from common.contract import Status
+from infra.demo.batch import Submitted
+from infra.demo.outcome import Judged
+
+_LOG_WIDTH: Final = 120
+"""Where there is no terminal rich takes 80, too narrow for the table."""
+
+
+def make_console() -> Console:
+    """Return the console that all output of the demo goes to."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_LOG_WIDTH)
+
+
+@contextmanager
+def waiting(console: Console, what: str) -> Iterator[None]:
+    """Show that something is under way, and for how long."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        progress.add_task(escape(what), total=None)
+        yield
+
+
+class BatchProgress:
+    """The bar of a batch: ended, failed, rate and elapsed time, with a line above it for each job that ends."""
+
+    def __init__(self, console: Console, jobs: int, images: int) -> None:
+        self._console = console
+        self._began = time.monotonic()
+        self._failed = 0
+        self._images = 0
+        self._all_images = images
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("jobs", total=jobs, state="")
+
+    def __enter__(self) -> BatchProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def ended(self, one: Submitted) -> None:
+        """Tell that a job has ended."""
+        prediction = one.prediction
+        failed = prediction.status is Status.FAILED
+        self._failed += failed
+        self._images += len(prediction.outputs)
+        seconds = time.monotonic() - self._began
+        said = f"[red]failed[/red]: {escape(prediction.error)}" if failed else "[green]completed[/green]"
+        self._console.print(f"  [dim]{seconds:5.1f} s[/dim]  {escape(one.job.title)} ({escape(one.job.name)}): {said}")
+        rate = self._images / seconds if seconds else 0.0
+        state = f"{self._failed} failed, {self._images}/{self._all_images} images, {rate:.1f} images/s"
+        self._progress.update(self._task, advance=1, state=state)
+
+
+def results_table(judged: Sequence[Judged]) -> Table:
+    """Return the table of all jobs: what each shows, how it ended, and which promises it kept."""
+    table = Table(title="What became of the jobs", title_justify="left", title_style="bold", pad_edge=False)
+    for heading in ("Job", "What it shows"):
+        table.add_column(heading)
+    table.add_column("State")
+    for heading in ("Attempts", "Seconds", "On device"):
+        table.add_column(heading, justify="right")
+    table.add_column("Checks")
+    for one in judged:
+        outcome, trail = one.outcome, one.outcome.trail
+        completed = outcome.prediction.status is Status.COMPLETED
+        table.add_row(
+            escape(outcome.job.name),
+            escape(outcome.job.title),
+            f"[{'green' if completed else 'red'}]{outcome.prediction.status.value}[/]",
+            str(trail.attempts) if trail else "?",
+            f"{trail.seconds:.1f}" if trail and trail.seconds is not None else "?",
+            f"{outcome.prediction.timings.get('inference', 0) / 1000:.1f}" if completed else "",
+            _checks(one),
+        )
+    return table
+
+
+def _checks(judged: Judged) -> str:
+    kept = sum(check.kept for check in judged.checks)
+    if judged.as_expected:
+        return f"[green]✓ {kept} of {kept}[/green]"
+    broken = ", ".join(check.promise for check in judged.checks if not check.kept)
+    return f"[red]✗ {escape(broken)}[/red]"

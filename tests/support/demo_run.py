@@ -1,0 +1,132 @@
+"""A run of the demo as the report gets it, without any system: real photographs and masks, outputs painted by hand."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cache
+from typing import Final
+
+from PIL import Image
+
+from common.contract import Status
+from common.result import JobResult, Output, Timings
+from infra.demo.checks import judge
+from infra.demo.client import Prediction
+from infra.demo.jobs import JOBS, DemoJob
+from infra.demo.material import Material, prepare
+from infra.demo.model_card import ModelCard
+from infra.demo.outcome import Outcome
+from infra.demo.run import Run
+from infra.demo.trail import Step, Trail
+
+CARD: Final = ModelCard(name="bundled", title="A model", licence="apache-2.0", untrained=False)
+GONE: Final = 'image: "http://127.0.0.1:1/gone.jpg": the server answered HTTP 404: nothing is there; check the URL'
+_PAINT: Final = ("#2a7f3f", "#7a2a9f", "#2a4fbf")
+_TIMINGS: Final = {"queue": 20, "fetch": 60, "wait": 5, "inference": 900, "upload": 90}
+
+
+def job_named(name: str) -> DemoJob:
+    """Return one of the demo's jobs."""
+    return next(job for job in JOBS if job.name == name)
+
+
+@cache
+def material_of(name: str) -> Material:
+    """Return the inputs of one of the demo's jobs."""
+    return prepare(job_named(name))
+
+
+@cache
+def painted(name: str) -> tuple[bytes, ...]:
+    """Return as many outputs as the job asks for: the original, with paint where the mask is."""
+    job, material = job_named(name), material_of(name)
+    snapped = material.filled.point([0] * 8 + list(range(8, 256)))
+    # A LoRA shows, a seed shows, and what is the same stays the same.
+    colours = _PAINT[len(job.loras) :][: job.images]
+    papers = [Image.new("RGB", material.size, colour) for colour in colours]
+    return tuple(encoded(Image.composite(paper, material.original, snapped), job) for paper in papers)
+
+
+def encoded(picture: Image.Image, job: DemoJob) -> bytes:
+    """Return `picture` as a file of the job's format, exact where the format can be."""
+    buffer = io.BytesIO()
+    picture.save(buffer, job.output_format, lossless=True, exact=True)
+    return buffer.getvalue()
+
+
+def outcome_of(job: DemoJob, *, files: tuple[bytes, ...] | None = None, error: str = "", **said: object) -> Outcome:
+    """Return the outcome of `job` as it should be, with other `files`, an `error`, or what else the API `said`."""
+    material = material_of(job.name)
+    failed = job.expected is Status.FAILED
+    outputs = files if files is not None else () if failed else painted(job.name)
+    first = int(job.fields.get("seed", 1234))
+    prediction = Prediction(
+        id=hashlib.sha256(job.name.encode()).hexdigest()[:32],
+        model=job.model,
+        status=job.expected,
+        outputs=tuple(f"http://127.0.0.1:1/{number}" for number in range(len(outputs))),
+        flags=(False,) * len(outputs),
+        seeds=tuple(first + number for number in range(len(outputs))),
+        error=error or (GONE if failed else ""),
+        error_code="fetch_not_found" if failed else "",
+        created_at="2026-04-01T12:34:56.789Z",
+        timings=_TIMINGS if outputs else {"inference": 0},
+        model_version={"model": "bundled", "torch": "2.13.0"} if outputs else {},
+    )
+    return Outcome(
+        job=job,
+        material=material,
+        prediction=replace(prediction, **said),  # type: ignore[arg-type]
+        files=outputs,
+        trail=_trail(job, material, outputs),
+        in_flower="FAILURE" if failed else "SUCCESS",
+    )
+
+
+def run_of(outcomes: list[Outcome], card: ModelCard = CARD) -> Run:
+    """Return a run that found these outcomes."""
+    return Run(
+        judged=judge(outcomes),
+        card=card,
+        at=datetime(2026, 4, 1, 12, 34, tzinfo=UTC),
+        start_seconds=9.5,
+        batch_seconds=21.5,
+        addresses={"api": "127.0.0.1:8000", "postgres": "127.0.0.1:5432"},
+        pids={"api": 11, "worker": 12},
+    )
+
+
+def _trail(job: DemoJob, material: Material, files: tuple[bytes, ...]) -> Trail:
+    outputs = tuple(
+        Output(
+            key=f"outputs/{number}",
+            sha256=hashlib.sha256(data).hexdigest(),
+            bytes=len(data),
+            format=job.output_format,
+            width=material.size[0],
+            height=material.size[1],
+            seed=number,
+            nsfw=False,
+        )
+        for number, data in enumerate(files)
+    )
+    result = JobResult(
+        outputs=outputs,
+        timings=Timings(**_TIMINGS),
+        model_version={},
+        worker="worker",
+        mask_coverage=0.1,
+        inputs={},
+    )
+    return Trail(
+        attempts=1,
+        failures=0,
+        publishes=1,
+        queue=job.queue.value,
+        seconds=1.1,
+        result=result if files else None,
+        steps=(Step("created", 0.0), Step("claimed", 0.02), Step(job.expected.value, 1.1)),
+    )

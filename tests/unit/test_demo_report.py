@@ -1,0 +1,114 @@
+"""The report stands alone, says who made the photographs, and can be trusted with any text."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import cache
+
+import pytest
+
+from infra.demo.jobs import JOBS
+from infra.demo.model_card import read_model_card
+from infra.demo.photos import PHOTOS
+from infra.demo.report import render_report
+from infra.demo.run import Run, addresses_of
+from infra.embedded.ready_file import Ready
+from tests.support.demo_run import CARD, GONE, job_named, outcome_of, run_of
+
+EVIL = "<script>alert('x')</script> & \"quotes\""
+
+
+@cache
+def whole_run() -> Run:
+    return run_of([outcome_of(job) for job in JOBS])
+
+
+@cache
+def whole_report() -> str:
+    return render_report(whole_run())
+
+
+def test_it_shows_every_job_with_its_pictures() -> None:
+    report = whole_report()
+    for job in JOBS:
+        assert f'id="{job.name}"' in report
+    completed = [job for job in JOBS if job.name != "gone"]
+    # before and mask of each, and as many after it as were asked for; of the failed one only the mask is there
+    pictures = sum(2 + job.images for job in completed) + 1
+    assert report.count('<img src="data:image/webp;base64,') == pictures == report.count("<img ")
+
+
+def test_it_loads_nothing_from_anywhere() -> None:
+    report = whole_report()
+    assert "<script" not in report
+    assert "<link" not in report
+    assert not re.search(r"url\(|@import", report)
+    assert not re.search(r'\bsrc="(?!data:)', report)
+
+
+def test_it_is_small_enough_to_be_mailed() -> None:
+    assert len(whole_report()) < 5_000_000
+
+
+def test_it_names_every_photograph_with_author_and_licence() -> None:
+    table = whole_report().partition("<h2>The photographs</h2>")[2]
+    for photo in PHOTOS:
+        assert photo.author in table
+        assert photo.licence in table
+        assert photo.file in table
+
+
+def test_it_says_why_a_job_failed() -> None:
+    assert GONE.replace('"', "&quot;") in whole_report()
+
+
+def test_it_gives_light_and_dark_colours() -> None:
+    assert "prefers-color-scheme: dark" in whole_report()
+
+
+def test_text_from_outside_is_escaped() -> None:
+    job = replace(job_named("matcha"), title=EVIL, fields={**job_named("matcha").fields, "prompt": EVIL})
+    failed = outcome_of(job_named("gone"), error=EVIL, error_code=EVIL, id=EVIL)
+    report = render_report(run_of([outcome_of(job), failed], replace(CARD, title=EVIL, licence=EVIL)))
+    assert "<script" not in report
+    assert report.count("&lt;script&gt;alert(") >= 6
+
+
+def test_it_says_that_a_model_is_untrained_only_where_its_card_does() -> None:
+    assert "untrained" not in whole_report()
+    untrained = render_report(replace(whole_run(), card=replace(CARD, untrained=True)))
+    assert "untrained: it shows the path, not the picture" in untrained
+
+
+def test_it_says_what_was_not_as_expected() -> None:
+    report = render_report(run_of([outcome_of(job_named("matcha"), flags=())]))
+    assert "not everything as expected" in report
+    assert "matcha: one has_nsfw flag per image" in report
+
+
+def test_no_password_reaches_it() -> None:
+    secret = "s3cret-password"
+    ready = Ready(
+        api_url="http://127.0.0.1:8000",
+        api_key=secret,
+        flower_url="http://127.0.0.1:5555",
+        flower_user="fillfleet",
+        flower_password=secret,
+        redis_url=f"redis://:{secret}@127.0.0.1:6379/0",
+        database_url=f"postgresql://app:{secret}@127.0.0.1:5432/fillfleet",
+        s3_endpoint="http://127.0.0.1:8333",
+        s3_access_key=secret,
+        s3_secret_key=secret,
+        s3_bucket="fillfleet",
+        pids={"api": 1},
+    )
+    report = render_report(replace(whole_run(), addresses=addresses_of(ready), pids=ready.pids))
+    assert "127.0.0.1:5432" in report
+    assert secret not in report
+
+
+@pytest.mark.parametrize("name", ["no/such-hub-id", "/no/such/folder"])
+def test_a_model_whose_card_is_not_here_is_named_and_nothing_is_claimed(name: str) -> None:
+    card = read_model_card(name)
+    assert (card.title, card.licence, card.untrained) == (name, "", False)
