@@ -39,7 +39,7 @@ def upgrade() -> None:
         ),
         sa.Column("started_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("last_seen_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
-        sa.CheckConstraint("state IN ('loading', 'ready', 'draining', 'stopped')", name="ck_workers_state"),
+        sa.CheckConstraint("state IN ('loading', 'ready', 'draining', 'stopped')", name=op.f("ck_workers_state")),
         sa.PrimaryKeyConstraint("id", name="pk_workers"),
     )
     op.create_table(
@@ -103,17 +103,17 @@ def upgrade() -> None:
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("deleted_at", sa.DateTime(timezone=True), nullable=True),
-        sa.CheckConstraint("(status = 'failed') = (error IS NOT NULL)", name="ck_jobs_error_when_failed"),
+        sa.CheckConstraint("(status = 'failed') = (error IS NOT NULL)", name=op.f("ck_jobs_error_when_failed")),
         sa.CheckConstraint(
             "(status = 'processing') = (lease_until IS NOT NULL AND worker_id IS NOT NULL)",
-            name="ck_jobs_lease_while_processing",
+            name=op.f("ck_jobs_lease_while_processing"),
         ),
         sa.CheckConstraint(
-            "(status IN ('completed', 'failed')) = (ended_at IS NOT NULL)", name="ck_jobs_ended_when_terminal"
+            "(status IN ('completed', 'failed')) = (ended_at IS NOT NULL)", name=op.f("ck_jobs_ended_when_terminal")
         ),
-        sa.CheckConstraint("queue IN ('interactive', 'bulk')", name="ck_jobs_queue"),
-        sa.CheckConstraint("status <> 'completed' OR result IS NOT NULL", name="ck_jobs_result_when_completed"),
-        sa.CheckConstraint("status IN ('created', 'processing', 'completed', 'failed')", name="ck_jobs_status"),
+        sa.CheckConstraint("queue IN ('interactive', 'bulk')", name=op.f("ck_jobs_queue")),
+        sa.CheckConstraint("status <> 'completed' OR result IS NOT NULL", name=op.f("ck_jobs_result_when_completed")),
+        sa.CheckConstraint("status IN ('created', 'processing', 'completed', 'failed')", name=op.f("ck_jobs_status")),
         sa.ForeignKeyConstraint(["owner_id"], ["owners.id"], name="fk_jobs_owner_id_owners"),
         sa.PrimaryKeyConstraint("id", name="pk_jobs"),
     )
