@@ -116,8 +116,7 @@ def test_kohyas_layer_of_single_blocks_passes_for_the_real_model_alone(base: Bas
     [
         peft_pair() | text_pair(f"text_encoder.{TEXT_LAYER}"),
         peft_pair() | text_pair(f"text_encoder.text_model.{TEXT_LAYER}"),
-        kohya_pair("lora_unet_double_blocks_0_img_attn_proj")
-        | kohya_text_pairs(),
+        kohya_pair("lora_unet_double_blocks_0_img_attn_proj") | kohya_text_pairs(),
     ],
     ids=["flat", "text_model", "kohya"],
 )
@@ -209,9 +208,12 @@ def test_a_lora_for_flux_dev_fits_although_its_x_embedder_is_narrower(base: Base
     assert _layers(_verify(path, base)) == {"x_embedder": Layer(4, None)}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_values_that_are_not_finite_are_refused(value: float, base: BaseShapes, tmp_path: Path) -> None:
-    tensors = peft_pair()
+def test_values_that_are_not_finite_are_refused(
+    value: float, dtype: torch.dtype, base: BaseShapes, tmp_path: Path
+) -> None:
+    tensors = {key: tensor.to(dtype) for key, tensor in peft_pair().items()}
     tensors[f"transformer.{TO_OUT}.lora_B.weight"][5, 1] = value
 
     with pytest.raises(Rejected, match="not finite") as caught:
