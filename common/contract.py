@@ -102,6 +102,13 @@ def _not_blank(text: str) -> str:
     return text.strip()
 
 
+def _few(value: object) -> object:
+    # Counted first: half a million wrong ones would each be complained about.
+    if isinstance(value, list | tuple) and len(value) > MAX_LORAS:
+        raise PydanticCustomError("too_long", "is too long")
+    return value
+
+
 def _none_when_blank(value: object) -> object:
     return None if isinstance(value, str) and not value.strip() else value
 
@@ -144,7 +151,7 @@ class FillRequest(BaseModel):
     seed: int = Field(default=-1, ge=-1, le=MAX_SEED, description="-1 draws one; the result names it.")
     guidance_scale: float = Field(default=30.0, ge=28, le=35)
     num_images: int = Field(default=1, ge=1, le=MAX_IMAGES)
-    loras: tuple[LoraRef, ...] = Field(default=(), max_length=MAX_LORAS, strict=False)
+    loras: Annotated[tuple[LoraRef, ...], BeforeValidator(_few)] = Field(default=(), max_length=MAX_LORAS, strict=False)
     enable_safety_checker: bool = True
     enable_sync_mode: bool = Field(default=False, description="Answer only when the job has ended.")
     enable_base64_output: bool = Field(default=False, description="Outputs as bare base64 instead of URLs.")

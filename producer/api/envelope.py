@@ -15,6 +15,7 @@ from starlette.responses import Response
 from common.contract import Problem
 
 SUCCESS: Final = "success"
+_SHOWN_PROBLEMS: Final = 20
 
 
 class VendorCode(IntEnum):
@@ -67,11 +68,13 @@ def failure(error: ApiError) -> EnvelopeResponse:
 
 def invalid(problems: Sequence[Problem], *, status: int = 400) -> ApiError:
     """Return the error that names each field, what it held, what is wrong with it, and what is allowed."""
+    shown = problems[:_SHOWN_PROBLEMS]
     errors = [
         {"field": problem.field, "value": problem.value, "reason": problem.reason, "allowed": problem.allowed}
-        for problem in problems
+        for problem in shown
     ]
-    message = "; ".join(str(problem) for problem in problems)
+    more = len(problems) - len(shown)
+    message = "; ".join([*map(str, shown), *([f"and {more} more"] if more else [])])
     return ApiError(status, message, data={"code": int(VendorCode.INVALID_PARAMETER), "errors": errors})
 
 

@@ -43,9 +43,9 @@ def life(module_life: Life) -> Life:
     return Life(module_life.engine, module_life.settings)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def api(servers: EmbeddedServers, migrated_template: str) -> Iterator[Api]:
-    """The HTTP API on a real port: one for a whole file, where each test has owners of its own."""
+    """The HTTP API on a real port: one for the whole run, where each test has owners of its own."""
     with fresh_database(servers, migrated_template) as url:
         settings = settings_for(servers, url, upload_max_bytes=256 * 1024, sync_mode_seconds=1.5)
         with running_api(settings) as running:

@@ -103,6 +103,19 @@ def test_a_prompt_that_is_too_long_is_not_sent_back(account: Account) -> None:
     assert len(answer["message"]) < 300
 
 
+@pytest.mark.parametrize("lora", [b"{}", b"1"])
+def test_very_many_loras_are_one_short_complaint(account: Account, lora: bytes) -> None:
+    body = b'{"image": "https://example.com/a.png", "loras": [' + b",".join([lora] * 300_000) + b"]}"
+    answer = account.ask("POST", SUBMIT, status=400, content=body, headers=JSON)
+    assert answer["message"].startswith("loras: a list of 300000 is too long; allowed: a list of at most 5")
+
+
+def test_a_thousand_complaints_are_cut_short(account: Account) -> None:
+    answer = account.ask("POST", "/api/v3/predictions/delete", status=400, json={"ids": [1] * 1000})
+    assert answer["message"].endswith("and 980 more")
+    assert len(answer["data"]["errors"]) == 20
+
+
 @pytest.mark.parametrize("chunked", [False, True], ids=["with its length", "chunked"])
 def test_a_prompt_of_20_mb_is_a_413_that_names_size_and_limit(api: Api, account: Account, chunked: bool) -> None:
     body = json.dumps({"image": IMAGE, "prompt": "x" * 20_000_000}).encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -32,6 +33,16 @@ def test_ready_while_all_servers_answer(api: Api) -> None:
     response = fetch(f"{api.url}/readyz")
     assert response.status_code == 200
     assert response.json() == {"status": "ready", "workers": 0, "database": "ok", "redis": "ok", "s3": "ok"}
+
+
+def test_an_answer_does_not_wait_for_the_networks_40_ms(account: Account) -> None:
+    # Nagle's algorithm and delayed acknowledgements together would make every single one that slow.
+    times = []
+    for _ in range(20):
+        began = time.monotonic()
+        account.client.get("/healthz")
+        times.append(time.monotonic() - began)
+    assert min(times) < 0.03
 
 
 def test_ready_counts_the_workers_that_take_jobs(settings: Settings) -> None:
