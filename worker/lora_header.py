@@ -92,6 +92,8 @@ def _not_safetensors(start: bytes, length: int) -> Rejected:
     for signature, kind in _SIGNATURES.items():
         if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(signature):
             return _bad(f"is {kind}")
+    if length > 2**40:  # no length at all, but the first letters of something
+        return _bad("is of another format")
     return _bad("is truncated" if length <= MAX_HEADER_BYTES else f"claims a header of {length} bytes")
 
 

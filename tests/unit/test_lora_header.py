@@ -46,6 +46,7 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
         (pickle.dumps({"weight": [0.0] * 100}), "is a Python pickle"),
         (b'{"error": "not found, sorry, really"}', "is a JSON text"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "is a Git LFS pointer"),
+        (b"# A text of any other kind", "is of another format"),
         (b"GGUF\x03\0\0\0" + b"\xff" * 64, "is a GGUF file"),
     ],
 )
