@@ -157,6 +157,11 @@ class Settings(BaseSettings):
             )
 
     @property
+    def decode_seconds(self) -> float:
+        """How long one picture may take by the clock: its computing time is bounded, but all slots compute at once."""
+        return 2 * self.worker_slots * self.image_decode_seconds
+
+    @property
     def s3_link_endpoint(self) -> str:
         """The endpoint that presigned links are signed for."""
         return (self.s3_public_endpoint or self.s3_endpoint).rstrip("/")

@@ -67,10 +67,11 @@ class InputReader:
         if request.mask_image is not None:
             mask_data = self._fetch("mask_image", request.mask_image, claim, lease, pins)
         sha256 = dict(pins)  # so far images only: the LoRAs' pins follow
-        lease.enter("decode", 2 * self._settings.image_decode_seconds)
+        lease.enter("decode", self._settings.decode_seconds)
         image = decode_image(image_data, what="image", settings=self._settings)
         mask = None
         if mask_data is not None:
+            lease.enter("decode", self._settings.decode_seconds)
             mask = decode_mask(mask_data, what="mask_image", settings=self._settings)
         adapters = tuple(
             self._adapter(f"loras[{number}].path", lora, claim.owner, lease, pins)
@@ -105,7 +106,8 @@ class InputReader:
         return fetched.data
 
     def _adapter(self, what: str, lora: LoraRef, owner: UUID, lease: Lease, pins: dict[str, str]) -> Adapter:
-        lease.enter("adapters", 2 * self._settings.lora_fetch_seconds)
+        # Its own fetch, and before that those of the other slots, if they want the same file and do not get it.
+        lease.enter("adapters", (1 + self._settings.worker_slots) * self._settings.lora_fetch_seconds)
         local = self._loras.resolve(lora.path, owner=owner, what=what, pinned=pins.get(what))
         self._check_adapter(local.path, what)
         pins[what] = local.sha256
