@@ -87,6 +87,11 @@ class Device:
             self._changed.notify()
         return turn.future
 
+    def withdraw(self, future: Future[Filled]) -> None:
+        """Take the job out of the line whose future nobody waits for any more; the one that runs is not touched."""
+        with self._changed:
+            self._line = [turn for turn in self._line if turn.future is not future]
+
     def drain(self) -> None:
         """Let the running job finish, send away those that wait, and take no more."""
         with self._changed:
@@ -112,10 +117,15 @@ class Device:
             self._loaded.set_exception(error)
             return
         self._loaded.set_result(model)
-        while (turn := self._next(model)) is not None:
-            with bind_job(turn.lease.job, turn.lease.attempt):
-                self._run(model, turn)
-            del turn  # its images must not live on while the device waits
+        try:
+            while (turn := self._next(model)) is not None:
+                with bind_job(turn.lease.job, turn.lease.attempt):
+                    self._run(model, turn)
+                del turn  # its images must not live on while the device waits
+        except Exception:
+            log.exception("device.failed")  # without this thread nobody in line would ever hear again
+            self.drain()
+            self._on_broken()
 
     def _next(self, model: FillModel) -> _Turn | None:
         with self._changed:
@@ -131,7 +141,11 @@ class Device:
         started = time.monotonic()
         try:
             turn.lease.enter("device", self._settings.step_seconds, on_device=True)
-            images = model.fill(turn.work, lambda _: turn.lease.tick())
+            try:
+                images = model.fill(turn.work, lambda _: turn.lease.tick())
+            finally:
+                # Here and not by the job's thread, which may be kept waiting: only who is on the device can be wedged.
+                turn.lease.leave_device()
         except DeviceBroken as error:
             log.critical("device.broken", error=str(error))
             self.drain()

@@ -7,9 +7,9 @@ decides what each means for the job. No state of a job is written here, except t
 from __future__ import annotations
 
 import time
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as NotYet
+from concurrent.futures import wait
 from dataclasses import dataclass
+from typing import Final
 
 from PIL.Image import Image
 from sqlalchemy import Engine
@@ -28,6 +28,9 @@ from worker.inputs import InputReader, Inputs
 from worker.lease import Lease
 from worker.safety import SafetyChecker, blank
 from worker.work import Work
+
+_LOOK_SECONDS: Final = 0.5
+"""How often a job that waits for the device looks whether it is still wanted."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,13 @@ def fill_job(claim: Claim, lease: Lease, shop: Workshop) -> JobResult:
     began = time.monotonic()
     inputs = shop.reader.read(claim, lease)
     _pin(claim, inputs, shop)
+    lease.enter("decode", settings.decode_seconds)
     canvas = draw_canvas(inputs.image, inputs.mask, request.output_size)
 
     lease.enter("wait", settings.device_wait_seconds)
     work = _work(request, canvas, inputs)
     fetched = time.monotonic()
-    filled = _wait(shop.device.submit(work, lease), lease)
+    filled = compute(work, lease, shop.device)
 
     lease.enter("upload", settings.upload_seconds * request.num_images)
     returned = time.monotonic()
@@ -98,13 +102,18 @@ def _work(request: FillRequest, canvas: Canvas, inputs: Inputs) -> Work:
     )
 
 
-def _wait(future: Future[Filled], lease: Lease) -> Filled:
-    while True:
-        try:
-            return future.result(timeout=0.5)
-        except NotYet:
-            if not future.done():  # else it is the model's own TimeoutError, which the next result() raises again
-                lease.check()
+def compute(work: Work, lease: Lease, device: Device) -> Filled:
+    """Wait in line and for the model. Raises what the model raises, LeaseLost, Cancelled or Draining.
+
+    A job that is no longer wanted leaves the line at once, and the device at its next tick.
+    """
+    future = device.submit(work, lease)
+    try:
+        while not wait([future], timeout=_LOOK_SECONDS).done:
+            lease.check_off_device()
+        return future.result()
+    finally:
+        device.withdraw(future)
 
 
 def _finish(claim: Claim, shop: Workshop, canvas: Canvas, generated: Image, number: int, seed: int) -> Output:

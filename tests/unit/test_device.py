@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from common.errors import Cancelled, Draining, LeaseLost
 from common.ids import new_id
 from common.settings import Environment, Settings
 from worker.device import Device, Filled
+from worker.fill import compute
 from worker.lease import Lease
 from worker.work import Adapter, DeviceBroken, Tick, Work
 
@@ -42,11 +45,15 @@ class GatedModel:
         self.entered.release()
         try:
             while not self.gate.acquire(timeout=0.02):
-                tick("step")
+                if work.prompt != "hangs":
+                    tick("step")
             tick("decode")
             if work.prompt == "broken":
                 raise DeviceBroken("sticky")
-            self.resident = frozenset(adapter.sha256 for adapter in work.adapters) or self.resident
+            if work.prompt == "times out":
+                raise TimeoutError("the model's own")
+            if work.adapters:
+                self.resident = frozenset(adapter.sha256 for adapter in work.adapters)
             return [Image.new("RGB", (work.width, work.height)) for _ in work.seeds]
         finally:
             self.at_once -= 1
@@ -192,3 +199,81 @@ def test_waiting_and_inference_are_timed_apart(bench: Bench) -> None:
     filled = second.result(5)
     assert filled.waited_seconds >= 0.2
     assert filled.inference_seconds < filled.waited_seconds
+
+
+def test_an_unwanted_job_never_counts_as_being_on_the_device() -> None:
+    held = lease()
+    held.enter("wait", 0.01)
+    held.lose()
+    with pytest.raises(LeaseLost):
+        held.enter("device", 60, on_device=True)
+    assert held.stage.name == "wait"
+    assert not held.on_device
+
+
+def test_a_job_has_left_the_device_when_its_thread_hears_of_it_however_it_ended(bench: Bench) -> None:
+    for prompt, error in (("fine", None), ("broken", DeviceBroken)):
+        held = lease()
+        future = bench.submit(prompt, held=held)
+        assert bench.model.entered.acquire(timeout=5)
+        assert held.on_device
+        bench.let_through(1)
+        assert isinstance(future.exception(5), error or type(None))
+        assert not held.on_device, "or a database that is away too long for its thread would look like a wedged device"
+
+
+def test_a_timeout_that_the_model_raises_ends_the_wait(bench: Bench) -> None:
+    bench.let_through(1)
+    with pytest.raises(TimeoutError, match="the model's own"):
+        compute(work("times out"), lease(), bench.device)
+
+
+def test_a_cancelled_job_leaves_the_line_at_once_with_its_images(bench: Bench) -> None:
+    first, held, unwanted = bench.occupy(), lease(), work("unwanted")
+    image = weakref.ref(unwanted.image)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(compute, unwanted, held, bench.device)
+        held.cancel()
+        assert isinstance(waiting.exception(5), Cancelled)
+    del unwanted, waiting
+    gc.collect()
+    assert image() is None
+    bench.let_through(1)
+    first.result(5)
+    assert bench.model.started == ["first"]
+
+
+def test_a_cancelled_job_on_a_device_that_hangs_stays_to_be_seen_hanging(bench: Bench) -> None:
+    held = lease()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(compute, work("hangs"), held, bench.device)
+        assert bench.model.entered.acquire(timeout=5)
+        held.cancel()
+        time.sleep(1.2)
+        assert not waiting.done(), "its lease would be gone, and with it what tells that the device hangs"
+        assert held.on_device
+        bench.let_through(1)
+        assert isinstance(waiting.exception(5), Cancelled)
+
+
+def test_a_device_whose_own_thread_fails_sends_everybody_away_and_reports(bench: Bench) -> None:
+    first = bench.occupy()
+    waiting = bench.submit("waits")
+    del bench.model.resident  # a defect
+    bench.let_through(1)
+    first.result(5)
+    with pytest.raises(Draining):
+        waiting.result(5)
+    assert bench.broken.wait(5)
+
+
+def test_jobs_are_given_back_from_the_line_and_from_the_device_when_the_drain_is_over(bench: Bench) -> None:
+    held = [lease(), lease()]
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(compute, work("runs"), held[0], bench.device)
+        assert bench.model.entered.acquire(timeout=5)
+        waiting = pool.submit(compute, work("waits"), held[1], bench.device)
+        for one in held:
+            one.drain()
+        assert isinstance(running.exception(5), Draining)
+        assert isinstance(waiting.exception(5), Draining)
