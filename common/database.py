@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine, text
@@ -21,6 +21,14 @@ JOBS_CHANNEL: Final = "fillfleet_jobs"
 """NOTIFY channel: a job became due. Notifications are a hint; polling finds what they miss."""
 
 _STATEMENT_TIMEOUT_MS: Final = 30_000
+_KEEPALIVES: Final[dict[str, Any]] = {
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+"""A server that vanished without a word is noticed within about 20 s, also by who only listens."""
 
 
 def make_engine(settings: Settings, *, pool_size: int = 5, application: str = "fillfleet") -> Engine:
@@ -35,12 +43,7 @@ def make_engine(settings: Settings, *, pool_size: int = 5, application: str = "f
             "connect_timeout": 5,
             "application_name": application,
             "options": f"-c statement_timeout={_STATEMENT_TIMEOUT_MS} -c lock_timeout=10000",
-            # A server that vanished without a word is noticed within about 20 s.
-            "keepalives": 1,
-            "keepalives_idle": 5,
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
-            "tcp_user_timeout": 20_000,
+            **_KEEPALIVES,
         },
     )
 
@@ -65,7 +68,7 @@ def notify_jobs(connection: Connection) -> None:
 
 
 class Doorbell:
-    """One LISTEN connection. `wait` returns early when a job became due; while unconnected it just waits."""
+    """One LISTEN connection. `wait` returns early when a job became due; after an outage `listen` has to come first."""
 
     def __init__(self, settings: Settings) -> None:
         self._url = settings.sqlalchemy_url.replace("postgresql+psycopg://", "postgresql://", 1)
@@ -77,7 +80,7 @@ class Doorbell:
             return
         try:
             self._connection = psycopg.connect(
-                self._url, autocommit=True, connect_timeout=5, application_name="fillfleet doorbell"
+                self._url, autocommit=True, connect_timeout=5, application_name="fillfleet doorbell", **_KEEPALIVES
             )
             self._connection.execute(f"LISTEN {JOBS_CHANNEL}")
         except psycopg.OperationalError as error:
