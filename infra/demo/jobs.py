@@ -150,13 +150,13 @@ JOBS: Final = (
         version="v2",
     ),
     DemoJob(
-        name="eyes",
+        name="badge",
         title="JPEG output",
-        shows="Two small masks at once, and output_format jpeg.",
-        photo="cat",
-        mask="irises",
+        shows="output_format jpeg, in full colour resolution. Small, but no longer exact outside the mask.",
+        photo="astronaut",
+        mask="mission_patch",
         fields={
-            "prompt": "turquoise eyes",
+            "prompt": "a green badge",
             "size": "match",
             "seed": 3,
             "output_format": "jpeg",

@@ -20,7 +20,7 @@ _FINER: Final = 4
 
 def coffee_in_the_cup(size: Size) -> Image.Image:
     """The coffee's surface, not the cup: for coffee."""
-    return _softened(_ellipses(size, [(205, 97, 369, 197)]), 1.5)
+    return _softened(_ellipse(size, (205, 97, 369, 197)), 1.5)
 
 
 def rocket(size: Size) -> Image.Image:
@@ -30,16 +30,12 @@ def rocket(size: Size) -> Image.Image:
 
 def dahlia(size: Size) -> Image.Image:
     """The large flower with a little room around it: for flower."""
-    return _softened(_ellipses(size, [(160, 76, 456, 367)]), 4)
+    return _softened(_ellipse(size, (160, 76, 456, 367)), 4)
 
 
-def irises(size: Size) -> Image.Image:
-    """Both irises without the pupils: for cat."""
-    eyes = _rotated(size, (171, 114.5), 31.5, 28.5, 20)
-    eyes = ImageChops.lighter(eyes, _rotated(size, (317, 135), 20, 25, 25))
-    pupils = _rotated(size, (172.5, 111), 9.5, 18.5, 0)
-    pupils = ImageChops.lighter(pupils, _rotated(size, (313.5, 130.5), 7, 16.5, 0))
-    return _softened(ImageChops.subtract(eyes, pupils), 1)
+def mission_patch(size: Size) -> Image.Image:
+    """The round patch on the suit: for astronaut."""
+    return _softened(_ellipse(size, (131, 346, 211, 425)), 1.5)
 
 
 def cloth_behind_the_cat(size: Size) -> Image.Image:
@@ -66,26 +62,20 @@ def around_the_astronaut(size: Size) -> Image.Image:
 def evening_sky(size: Size) -> Image.Image:
     """The sky, fading out towards the horizon, without the pavilion and the trees: for china."""
     pavilion = [
-        (90, 300), (84, 215), (96, 200), (84, 186), (84, 166), (100, 161), (116, 157), (118, 142), (96, 130),
-        (94, 106), (118, 96), (136, 98), (162, 86), (180, 74), (192, 62), (192, 50), (198, 46), (194, 30), (216, 30),
-        (212, 46), (218, 52), (220, 64), (236, 78), (262, 94), (282, 100), (300, 106), (320, 116), (322, 126),
-        (298, 140), (296, 158), (316, 164), (332, 172), (330, 182), (322, 186), (322, 300),
+        (98, 300), (98, 190), (86, 180), (84, 170), (98, 164), (108, 160), (120, 158), (119, 142), (100, 131),
+        (95, 122), (97, 108), (112, 103), (122, 98), (140, 94), (160, 86), (178, 75), (190, 64), (193, 53), (199, 46),
+        (196, 31),
+        (215, 31), (212, 45), (217, 51), (218, 63), (228, 74), (244, 86), (262, 96), (280, 104), (297, 107), (319, 116),
+        (320, 125), (306, 134), (296, 138), (295, 157), (306, 162), (328, 169), (330, 177), (320, 182), (320, 300),
     ]  # fmt: skip
-    left_tree = [(0, 128), (8, 140), (14, 170), (44, 186), (52, 210), (78, 226), (78, 300), (0, 300)]
+    left_tree = [(0, 136), (5, 150), (9, 180), (24, 184), (42, 192), (50, 212), (76, 228), (76, 300), (0, 300)]
     right_tree = [
-        (545, 300),
-        (548, 222),
-        (566, 196),
-        (574, 168),
-        (590, 138),
-        (604, 130),
-        (622, 138),
-        (640, 142),
+        (548, 300), (552, 226), (568, 200), (578, 178), (584, 152), (598, 136), (612, 141), (626, 152), (640, 164),
         (640, 300),
-    ]
+    ]  # fmt: skip
     things = ImageChops.lighter(_polygon(size, pavilion), _polygon(size, left_tree))
     things = ImageChops.lighter(things, _polygon(size, right_tree))
-    fading = _downward(size, full_until=110, none_from=225)
+    fading = _downward(size, full_until=90, none_from=205)
     return ImageChops.multiply(fading, ImageChops.invert(_softened(things, 1.5)))
 
 
@@ -93,7 +83,7 @@ MASKS: Final[Mapping[str, Callable[[Size], Image.Image]]] = {
     "coffee_in_the_cup": coffee_in_the_cup,
     "rocket": rocket,
     "dahlia": dahlia,
-    "irises": irises,
+    "mission_patch": mission_patch,
     "cloth_behind_the_cat": cloth_behind_the_cat,
     "around_the_astronaut": around_the_astronaut,
     "evening_sky": evening_sky,
@@ -110,18 +100,11 @@ def _polygon(size: Size, points: Sequence[Point]) -> Image.Image:
     return drawn.resize(size, Image.Resampling.BOX)
 
 
-def _ellipses(size: Size, boxes: Sequence[Box]) -> Image.Image:
+def _ellipse(size: Size, box: Box) -> Image.Image:
     drawn = _blank(size)
-    for left, top, right, bottom in boxes:
-        ImageDraw.Draw(drawn).ellipse((left * _FINER, top * _FINER, right * _FINER, bottom * _FINER), fill=255)
+    left, top, right, bottom = (_FINER * edge for edge in box)
+    ImageDraw.Draw(drawn).ellipse((left, top, right, bottom), fill=255)
     return drawn.resize(size, Image.Resampling.BOX)
-
-
-def _rotated(size: Size, centre: Point, radius_x: float, radius_y: float, degrees: float) -> Image.Image:
-    # An ellipse turned clockwise around its own centre.
-    x, y = centre
-    upright = _ellipses(size, [(x - radius_x, y - radius_y, x + radius_x, y + radius_y)])
-    return upright.rotate(-degrees, resample=Image.Resampling.BICUBIC, center=centre)
 
 
 def _downward(size: Size, *, full_until: int, none_from: int) -> Image.Image:

@@ -28,6 +28,7 @@ _PAPER: Final = (250, 250, 248)
 _INK: Final = (28, 28, 30)
 _SOFT: Final = (105, 105, 112)
 _BOX: Final = (234, 234, 230)
+_FRAME: Final = (214, 214, 208)
 _RED: Final = (176, 42, 42)
 
 
@@ -153,7 +154,10 @@ def _draw_cell(sheet: Image.Image, cell: _Cell, place: tuple[int, int], size: tu
     draw.rectangle((x, y, x + size[0] - 1, y + size[1] - 1), fill=_BOX)
     if cell.picture is not None:
         small = preview.fitted(cell.picture.convert("RGB"), *size)
-        sheet.paste(small, (x + (size[0] - small.width) // 2, y + (size[1] - small.height) // 2))
+        left, top = x + (size[0] - small.width) // 2, y + (size[1] - small.height) // 2
+        sheet.paste(small, (left, top))
+        # A mask that is white up to its edge would run into the paper.
+        draw.rectangle((left, top, left + small.width - 1, top + small.height - 1), outline=_FRAME)
     else:
         lines = textwrap.wrap(cell.text, width=30)[:7]
         height = 19 * len(lines)

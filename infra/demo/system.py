@@ -24,9 +24,8 @@ from infra.embedded.ready_file import Ready
 CODE: Final = Path(infra.__file__).parent.parent
 _SAID: Final = re.compile(r"^\d\d:\d\d:\d\d (.*)$")
 """A line of progress of `up`; the others may hold the key."""
-_PATIENT: Final = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""torch's threads sleep while they wait for each other. By default they spin, and where something else wants a core, as
-the servers of this very system do, one image then takes 10 s instead of 1.2 s (2 cores, load 5)."""
+_SHOWN_CHARACTERS: Final = 300
+"""Of a line of a log in an error message: enough for its event, too little for a traceback in JSON."""
 _LOOK_SECONDS: Final = 0.1
 _START_SECONDS: Final = 600.0
 _STOP_SECONDS: Final = 60.0
@@ -74,7 +73,7 @@ class System:
         self, folders: SystemFolders, environment: Mapping[str, str], say: Callable[[str], None], *, with_lora: bool
     ) -> None:
         self._folders = folders
-        self._environment = {**_PATIENT, **os.environ, "PYTHONUNBUFFERED": "1", **environment}
+        self._environment = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
         self._say = say
         self._with_lora = with_lora
         self._guardian: Guardian | None = None
@@ -143,9 +142,9 @@ class System:
                     self._say(said[1])
             heard = len(lines)
             if code is not None:
-                raise StartFailed(f"the system did not start: it ended with {describe_exit(code)}. {up.last_words()}")
+                raise StartFailed(f"the system did not start: it ended with {describe_exit(code)}. {_last_words(up)}")
             if time.monotonic() > deadline:
-                raise StartFailed(f"the system was not ready within {_START_SECONDS:.0f} s. {up.last_words()}")
+                raise StartFailed(f"the system was not ready within {_START_SECONDS:.0f} s. {_last_words(up)}")
             time.sleep(_LOOK_SECONDS)
         return read_ready(self._folders.ready_file)
 
@@ -156,8 +155,13 @@ def read_ready(path: Path) -> Ready:
     return Ready(**{field.name: said[field.name] for field in fields(Ready)})
 
 
+def _last_words(process: Process) -> str:
+    lines = process.last_words().splitlines()
+    return "\n".join(line if len(line) <= _SHOWN_CHARACTERS else f"{line[:_SHOWN_CHARACTERS]}…" for line in lines)
+
+
 def _finish(lora: Process) -> None:
     code = lora.wait(_LORA_SECONDS)
     if code != 0:
         how = "did not finish" if code is None else f"ended with {describe_exit(code)}"
-        raise StartFailed(f"making the demo's LoRA {how}. {lora.last_words()}")
+        raise StartFailed(f"making the demo's LoRA {how}. {_last_words(lora)}")
