@@ -21,8 +21,8 @@ from common.contract import MODEL, Queue, parse_request
 from common.ids import new_id
 from common.objects import Objects, input_key
 from common.settings import Settings
-from common.tables import job_events, jobs, owners
-from common.workers import live_workers
+from common.tables import job_events, jobs, owners, workers
+from common.workers import WorkerState, live_workers
 from infra.embedded.process import Guardian, Process, Program
 from tests.support.environment import environment_of
 from worker.encode import encode_image
@@ -63,15 +63,20 @@ class Fleet:
 
     def start_sleeping_worker(self, *, step_seconds: float = 0.01, **env: str) -> Process:
         """Start a worker whose device only sleeps, and wait until it takes jobs."""
-        before = self.ready_workers()
         worker = self.start("worker", TEST_MODEL_CLASS=SLEEPING, SLEEP_STEP_SECONDS=str(step_seconds), **env)
-        self.until(lambda: self.ready_workers() > before, "the worker is ready", process=worker)
+        self.until(lambda: self.has_been_ready(worker), "the worker is ready", process=worker)
         return worker
 
     def ready_workers(self) -> int:
         """Return how many workers are ready now."""
         with self.engine.begin() as connection:
             return live_workers(connection, seen_within_seconds=self.settings.lease_seconds)
+
+    def has_been_ready(self, worker: Process) -> bool:
+        """Return whether this worker has said that it takes jobs, even if its first one has killed it by now."""
+        with self.engine.begin() as connection:
+            state = select(workers.c.state).where(workers.c.id.contains(f"-{worker.pid}-", autoescape=True))
+            return connection.execute(state).scalar_one_or_none() == WorkerState.READY
 
     def store_image(self, size: tuple[int, int] = (256, 256), mode: str = "RGB") -> str:
         """Put a picture into the bucket as this owner's input; returns its s3:// URI."""
