@@ -5,11 +5,13 @@ Celery carries messages and shows tasks in Flower; whether a job may run, and wh
 
 from __future__ import annotations
 
+import signal
 from typing import Any, Final
 
 from celery import Celery, bootsteps
 from celery.exceptions import WorkerShutdown
 from celery.signals import setup_logging, worker_shutting_down
+from celery.worker import state
 
 from common.broker import FILL_TASK, QUEUE_NAMES, make_app
 from common.errors import JobFailed
@@ -18,6 +20,7 @@ from common.settings import Settings
 from common.telemetry import configure_logging, get_logger
 from worker.health import serve_health
 from worker.runtime import Runtime
+from worker.task_events import SendEventsAtOnce
 
 log = get_logger(__name__)
 
@@ -43,18 +46,35 @@ def make_worker_app(settings: Settings, runtime: Runtime) -> Celery:
         requires = ("celery.worker.components:Pool",)
 
         def start(self, parent: Any) -> None:  # noqa: ARG002 - Celery passes the worker
+            _drain_on_every_signal()  # Celery has just set its own
             runtime.start()
             if runtime.draining.is_set():
                 raise WorkerShutdown(_EXIT_OK)
 
     app.steps["worker"].add(LoadModel)
+    app.steps["consumer"].add(SendEventsAtOnce)
     return app
+
+
+def _stop_taking_messages(exit_code: int) -> None:
+    # What a signal handler of Celery does. Else this process would go on to take the messages of others, for nothing.
+    state.should_stop = exit_code
+
+
+def _drain_on_every_signal() -> None:
+    """Let Ctrl-C, however often, SIGQUIT and SIGHUP do what SIGTERM does.
+
+    Celery's own answer to a second Ctrl-C gives messages back whose jobs still run, and to SIGHUP a restart that does
+    not find its modules again.
+    """
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.getsignal(signal.SIGTERM))
 
 
 def run_worker(settings: Settings) -> int:
     """Run a worker until SIGTERM or SIGINT; returns the process's exit code."""
     configure_logging(settings, "worker")
-    runtime = Runtime(settings)
+    runtime = Runtime(settings, on_exit=_stop_taking_messages)
     app = make_worker_app(settings, runtime)
     health = serve_health(runtime, settings.worker_health_port) if settings.worker_health_port else None
 

@@ -10,7 +10,8 @@ import os
 import socket
 import threading
 import time
-from concurrent.futures import TimeoutError as NotYet
+from collections.abc import Callable
+from concurrent.futures import wait
 from typing import Final
 from uuid import UUID
 
@@ -37,14 +38,21 @@ log = get_logger(__name__)
 
 EXIT_WEDGED: Final = 70
 """The device did not come back; the supervisor must start a new process."""
+_LOOK_SECONDS: Final = 0.2
 _LAST_WORDS_SECONDS: Final = 5.0
+_GIVE_BACK_SECONDS: Final = 20.0
+"""What a drain's end leaves for a last step, and for writing that the jobs are given back."""
+_PROBE_KEY: Final = "outputs/outage-probe"
+"""Where workers write anyway, since a store may well answer and yet take nothing."""
 
 
 class Runtime:
     """One worker process. `start` blocks until jobs may come."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, on_exit: Callable[[int], None] = lambda _: None) -> None:
+        """`on_exit` is told the exit code where the device ends this process, so that no more messages are taken."""
         self.settings = settings
+        self._on_exit = on_exit
         self.draining = threading.Event()
         self._exiting = threading.Event()
         self._engine = make_engine(settings, pool_size=settings.worker_slots + 1, application="fillfleet worker")
@@ -59,6 +67,7 @@ class Runtime:
         self._device = Device(settings, on_broken=self._broken)
         self._outage = Outage(self._probe, self.draining)
         self._task: FillTask | None = None
+        self._timers: list[threading.Timer] = []
 
     def start(self) -> None:
         """Load the model and everything else; returns early where the worker is told to drain meanwhile.
@@ -66,22 +75,21 @@ class Runtime:
         Raises what the loading raised, TimeoutError after MODEL_LOAD_SECONDS.
         """
         self.heartbeat.start()
+        if self.draining.is_set():
+            return
         began = time.monotonic()
         log.info("model.loading", model=self.settings.fill_model)
         loaded = self._device.start(self._load)
-        while not self.draining.is_set():
-            try:
-                model = loaded.result(timeout=0.2)
-                break
-            except NotYet:
-                if loaded.done():
-                    raise
-                if time.monotonic() - began > self.settings.model_load_seconds:
-                    raise TimeoutError("the model did not load within MODEL_LOAD_SECONDS") from None
-        else:
-            return
+        while not wait([loaded], timeout=_LOOK_SECONDS).done:
+            if self.draining.is_set():
+                return
+            if time.monotonic() - began > self.settings.model_load_seconds:
+                raise TimeoutError("the model did not load within MODEL_LOAD_SECONDS")
+        model = loaded.result()
         self._task = self._make_task(model)
         self.heartbeat.say(state=WorkerState.READY, version=model.version)
+        if self.draining.is_set():  # the signal came between two lines: its word is the last
+            self.heartbeat.say(state=WorkerState.DRAINING)
         log.info("worker.ready", seconds=round(time.monotonic() - began, 1), **model.version)
 
     def run(self, job: UUID) -> None:
@@ -91,20 +99,24 @@ class Runtime:
         self._task.run(job)
 
     def drain(self) -> None:
-        """Take no more jobs, send back those that wait for the device, let the one on it end."""
+        """Take no more jobs, send back those that wait for the device, let the others end within DRAIN_SECONDS."""
         if not self.draining.is_set():
             log.info("worker.draining")
             self.draining.set()
             self.heartbeat.say(state=WorkerState.DRAINING)
             self._device.drain()
+            self._later(self.settings.drain_seconds, self._give_back)
 
     def close(self) -> None:
         """End everything; all job threads are done by now."""
         self.drain()
         self._device.stop(timeout=_LAST_WORDS_SECONDS)
         self.heartbeat.stop()
+        for timer in self._timers:
+            timer.cancel()
         self._engine.dispose()
         self._beats.dispose()
+        self._objects.close()
         log.info("worker.stopped")
 
     def _load(self) -> FillModel:
@@ -146,7 +158,14 @@ class Runtime:
     def _probe(self) -> None:
         with transaction(self._engine) as connection:
             connection.execute(text("SELECT 1"))
-        self._objects.size("outage-probe")  # whether it exists does not matter, only that somebody answers
+        self._objects.put(_PROBE_KEY, b"", "application/octet-stream")
+        self._objects.size(_PROBE_KEY)
+
+    def _give_back(self) -> None:
+        # Before the supervisor's SIGKILL, which would count against the job on the device.
+        log.warning("worker.drain_over", drain_seconds=self.settings.drain_seconds)
+        self.heartbeat.drain_all()
+        self._later(_GIVE_BACK_SECONDS, lambda: os._exit(EXIT_WEDGED))
 
     def _broken(self) -> None:
         self._exit_soon("the GPU is in an error that no later call survives")
@@ -160,7 +179,12 @@ class Runtime:
             return
         self._exiting.set()
         log.critical("worker.exiting", why=why)
+        self._later(_LAST_WORDS_SECONDS, lambda: os._exit(EXIT_WEDGED))  # first: nothing may come in between
         self.drain()
-        timer = threading.Timer(_LAST_WORDS_SECONDS, os._exit, [EXIT_WEDGED])
+        self._on_exit(EXIT_WEDGED)
+
+    def _later(self, seconds: float, what: Callable[[], None]) -> None:
+        timer = threading.Timer(seconds, what)
         timer.daemon = True
+        self._timers.append(timer)
         timer.start()

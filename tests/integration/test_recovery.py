@@ -9,6 +9,7 @@ import redis
 
 from common import lifecycle
 from common.settings import Settings
+from infra.demo_model.build import FOLDER, build
 from tests.support.fleet import Fleet
 
 
@@ -80,6 +81,38 @@ def test_sigterm_ends_the_job_on_the_device_and_releases_the_rest_free_of_charge
     finished_once(fleet, 4)
 
 
+def test_signals_of_every_kind_and_number_are_one_drain(fleet: Fleet) -> None:
+    fleet.start("dispatcher")
+    worker = fleet.start_sleeping_worker(step_seconds=0.2)
+    jobs = [fleet.submit(num_inference_steps=10) for _ in range(3)]
+    fleet.until(lambda: any(fleet.row(job)["on_device"] for job in jobs), "one is on the device")
+    for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
+        worker.signal(number)
+        time.sleep(0.05)
+    assert worker.wait(20) == 0
+    assert fleet.statuses() == {"completed": 1, "created": 2}
+    assert all(fleet.row(job)["failures"] == 0 for job in jobs)
+
+
+def test_what_outlives_the_drain_is_given_back_free_of_charge(fleet: Fleet) -> None:
+    fleet.start("dispatcher")
+    worker = fleet.start_sleeping_worker(step_seconds=0.2, DRAIN_SECONDS="1")
+    job = fleet.submit(num_inference_steps=50, num_images=4)
+    fleet.until(lambda: fleet.row(job)["on_device"], "it is on the device")
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(10) == 0
+    row = fleet.row(job)
+    assert (row["status"], row["failures"], row["attempt"]) == ("created", 0, 1)
+
+
+def test_a_worker_that_is_stopped_while_it_loads_its_model_ends_well(fleet: Fleet) -> None:
+    build(FOLDER)
+    worker = fleet.start("worker")
+    fleet.until(lambda: "model.loading" in worker.output(), "it loads", process=worker)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(20) == 0
+
+
 def test_a_frozen_worker_that_wakes_up_changes_nothing(fleet: Fleet) -> None:
     fleet.start("dispatcher")
     frozen = fleet.start_sleeping_worker(step_seconds=0.2)
@@ -120,11 +153,12 @@ def test_a_wedged_device_gives_up_its_jobs_and_its_process(fleet: Fleet) -> None
     fleet.until(lambda: fleet.row(wedged)["on_device"], "it is on the device")
     neighbours = [fleet.submit() for _ in range(2)]
     assert worker.wait(30) == 70
-    with_patience = fleet.start_sleeping_worker(STEP_SECONDS="2")
+    fleet.until(lambda: fleet.row(wedged)["failures"] == 1, "it was taken back, and counts")
+    with fleet.engine.begin() as connection:
+        assert lifecycle.cancel(connection, fleet.owner, [wedged]) == [wedged]
+    fleet.start_sleeping_worker(STEP_SECONDS="2")
     fleet.until(lambda: all(fleet.row(job)["status"] == "completed" for job in neighbours), "neighbours are done")
     assert all(fleet.row(job)["failures"] == 0 for job in neighbours)
-    assert fleet.row(wedged)["failures"] >= 1
-    with_patience.kill()
 
 
 def test_a_broken_gpu_releases_all_jobs_and_the_process_exits(fleet: Fleet) -> None:
