@@ -371,6 +371,7 @@ def test_a_rescue_passes_by_a_job_that_is_just_being_ended(life: Life, first: st
         life.engine,
         lambda c: WRITES[first](c, job, 1, life.settings),
         lambda c: lifecycle.rescue(c, life.settings),
+        may_wait=False,
     )
     assert rescued == []
     assert len(life.events(job)) == 3

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from common import lifecycle
 from common.contract import Queue
 from common.database import Doorbell
-from common.lifecycle import Published
+from common.lifecycle import Published, Release
 from tests.support import life as a_job
 from tests.support.interleaving import at_once, is_free_while_waiting, overlap, overtaken
 from tests.support.life import DRAIN, RESULT, TROUBLE, Life
@@ -70,6 +70,15 @@ def test_an_owners_jobs_go_out_in_the_order_in_which_they_became_due(life: Life)
     early, later = a_job.backing_off(life), life.create()
     life.make_due(early)
     assert ids(life.publish()) == [later, early]
+
+
+def test_jobs_that_are_not_due_take_no_turn_and_no_room(life: Life) -> None:
+    first, second = owners_in_order(life, 2)
+    not_due = life.create(first)
+    later = Release("fetch_timeout", "late", counts=True, delay_seconds=60)
+    life.do(lifecycle.release, not_due, life.take(not_due), later, life.settings)
+    due = life.create(second)
+    assert ids(life.publish(room=1)) == [due]
 
 
 def test_each_message_has_the_next_number_and_places_that_rise_in_the_order_of_sending(life: Life) -> None:
@@ -132,7 +141,7 @@ def test_dispatchers_at_once_never_publish_one_job_twice(life: Life) -> None:
 def test_a_second_dispatcher_passes_by_what_the_first_one_holds_without_waiting(life: Life) -> None:
     life.create()
     publish = partial(lifecycle.publish_waiting, queue=Queue.BULK, room=10)
-    first, second = overlap(life.engine, publish, publish)
+    first, second = overlap(life.engine, publish, publish, may_wait=False)
     assert (len(first), second) == (1, [])
     assert life.publish() == []
 
@@ -161,7 +170,8 @@ def test_what_is_just_being_cancelled_or_claimed_is_not_published(life: Life, ho
         else:
             lifecycle.claim(connection, job, worker="w", lease_seconds=60)
 
-    _, messages = overlap(life.engine, hold, partial(lifecycle.publish_waiting, queue=Queue.BULK, room=10))
+    publish = partial(lifecycle.publish_waiting, queue=Queue.BULK, room=10)
+    _, messages = overlap(life.engine, hold, publish, may_wait=False)
     assert messages == []
     assert life.row(job)["publish_no"] == 0
 
@@ -301,6 +311,7 @@ def test_a_message_that_is_just_being_claimed_is_not_lost(life: Life) -> None:
         life.engine,
         partial(lifecycle.claim, job=job, worker="w", lease_seconds=60),
         partial(lifecycle.publish_lost, queue=Queue.BULK, queue_is_empty=True, lost_seconds=15),
+        may_wait=False,
     )
     assert claim is not None
     assert messages == []
@@ -484,7 +495,7 @@ def test_two_dispatchers_at_once_rescue_a_job_once(life: Life) -> None:
 def test_a_second_rescuer_passes_by_what_the_first_one_holds_without_waiting(life: Life) -> None:
     job = a_job.expired(life)
     rescue = partial(lifecycle.rescue, settings=life.settings)
-    assert overlap(life.engine, rescue, rescue) == ([(job, "created")], [])
+    assert overlap(life.engine, rescue, rescue, may_wait=False) == ([(job, "created")], [])
 
 
 def test_an_attempt_that_was_late_but_not_yet_rescued_keeps_its_result(life: Life) -> None:

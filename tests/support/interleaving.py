@@ -22,17 +22,20 @@ _BLOCKED = text(
 )
 
 
-def overlap(engine: Engine, first: Callable[[Connection], A], second: Callable[[Connection], B]) -> tuple[Any, Any]:
+def overlap(
+    engine: Engine, first: Callable[[Connection], A], second: Callable[[Connection], B], *, may_wait: bool = True
+) -> tuple[Any, Any]:
     """Run `second` while `first` has done its work and not yet committed; return both outcomes (see `outcome`).
 
-    `second` has either ended by itself or waits for a lock of `first` when that commits.
+    `second` has either ended by itself or, where it may, waits for a lock of `first` when that commits.
     """
     with ThreadPoolExecutor(1) as pool:
         with engine.begin() as connection:
             one = outcome(lambda: first(connection))
             begun: Future[int] = Future()
             two = pool.submit(outcome, lambda: _in_transaction(engine, second, begun))
-            until_blocked_or_done(engine, [begun.result(10)], [two])
+            waits = until_blocked_or_done(engine, [begun.result(10)], [two])
+        assert may_wait or not waits, "it waited for the other one"
         return one, two.result(20)
 
 
