@@ -83,5 +83,6 @@ def main() -> None:
     except ValidationError as error:
         for detail in error.errors(include_url=False, include_input=False):
             name = ".".join(str(part) for part in detail["loc"]).upper()
-            click.echo(f"fillfleet: {f'setting {name}: ' if name else ''}{detail['msg'].removeprefix('Value error, ')}", err=True)
+            reason = detail["msg"].removeprefix("Value error, ")
+            click.echo(f"fillfleet: {f'setting {name}: ' if name else ''}{reason}", err=True)
         sys.exit(2)
