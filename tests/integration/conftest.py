@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
 from common.database import make_engine
 from common.settings import Settings
@@ -15,7 +15,7 @@ from tests.support.api import Account, Api, running_api
 from tests.support.databases import fresh_database
 from tests.support.environment import settings_for
 from tests.support.fleet import Fleet, running_fleet
-from tests.support.life import Life
+from tests.support.life import Life, remove_all
 
 
 @pytest.fixture
@@ -38,8 +38,7 @@ def module_life(servers: EmbeddedServers, migrated_template: str) -> Iterator[Li
 @pytest.fixture
 def life(module_life: Life) -> Life:
     """Jobs to lead through their life, on a database that is empty but for one owner."""
-    with module_life.engine.begin() as connection:
-        connection.execute(text("TRUNCATE owners CASCADE"))
+    remove_all(module_life.engine)
     return Life(module_life.engine, module_life.settings)
 
 

@@ -18,6 +18,20 @@ from common.ids import new_id
 from common.settings import Settings
 from common.tables import owners
 from infra.embedded.servers import EmbeddedServers
+from tests.support.life import Life, remove_all
+
+
+@pytest.fixture
+def settings(life: Life) -> Settings:
+    """The settings of a database that the tests of this file share, emptied before each."""
+    return life.settings
+
+
+@pytest.fixture
+def database(life: Life) -> Engine:
+    """An engine on it."""
+    remove_all(life.engine)  # its owner, too
+    return life.engine
 
 
 @pytest.fixture

@@ -67,6 +67,7 @@ def full(life: Life, request: pytest.FixtureRequest) -> Iterator[Life]:
     yield life
     with autocommit.connect() as connection:
         connection.execute(text("ALTER TABLE jobs RESET (autovacuum_enabled)"))
+        connection.execute(text("TRUNCATE owners CASCADE"))
 
 
 def test_each_step_touches_few_pages_however_much_waits(full: Life) -> None:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, select
 
 from common import lifecycle
 from common.contract import Queue
@@ -21,11 +21,11 @@ from common.errors import LeaseLost
 from common.lifecycle import Published
 from common.tables import job_events, jobs
 from tests.support.history import told_by
-from tests.support.life import BROKEN, DRAIN, RESULT, TROUBLE, Life, outcome
+from tests.support.life import BROKEN, DRAIN, RESULT, TROUBLE, Life, outcome, remove_all
 from tests.support.model import Job
 
 MAX_UNCOUNTED = 3
-SECONDS = 8.0
+SECONDS = 6.0
 """How long to look for a life that breaks the rules; the last ten lives come on top."""
 JOBS = st.integers(0, 4)
 OWNERS = st.integers(0, 1)
@@ -44,8 +44,7 @@ class Lives(RuleBasedStateMachine):
 
     def __init__(self, life: Life) -> None:
         super().__init__()
-        with life.engine.begin() as connection:
-            connection.execute(text("TRUNCATE owners CASCADE"))
+        remove_all(life.engine)
         # Time passes only where a rule says so.
         slow = {"backoff_seconds": 1000.0, "backoff_max_seconds": 1000.0, "lease_seconds": 1000.0}
         counts = {"max_failures": 2, "max_uncounted_attempts": MAX_UNCOUNTED}
@@ -337,7 +336,7 @@ def test_a_storm_of_everything_at_once_ends_without_a_deadlock_and_with_true_his
     stormy = Life(life.engine, life.settings.model_copy(update=fast))
     some = [stormy.create() for _ in range(10)]
     random.Random(1).shuffle(some)  # noqa: S311
-    storm = Storm(stormy, some, seconds=4)
+    storm = Storm(stormy, some, seconds=3)
     with ThreadPoolExecutor(8) as pool:
         done = sum(pool.map(storm.rage, range(8)))
     assert done > 100

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, insert, select, text
+from sqlalchemy import Connection, Engine, delete, insert, select, text
 
 from common import lifecycle
 from common.contract import MODEL, FillRequest, Queue
@@ -18,7 +18,7 @@ from common.errors import LeaseLost, Rejected
 from common.ids import new_id
 from common.lifecycle import Claim, Published, Release
 from common.settings import Settings
-from common.tables import job_events, jobs, owners
+from common.tables import api_keys, job_events, jobs, owners, uploads
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -115,6 +115,13 @@ class Life:
     def _set(self, job: UUID, assignment: str, **values: object) -> None:
         with self.engine.begin() as connection:
             connection.execute(text(f"UPDATE jobs SET {assignment} WHERE id = :job"), {"job": job, **values})  # noqa: S608
+
+
+def remove_all(engine: Engine) -> None:
+    """Empty the database. For the few rows of a test, deleting is thirty times as fast as truncating."""
+    with engine.begin() as connection:
+        for table in (jobs, uploads, api_keys, owners):  # what hangs on a job goes with it
+            connection.execute(delete(table))
 
 
 def created(life: Life) -> UUID:
