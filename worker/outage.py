@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from common.errors import Unavailable
+from common.errors import Transient, Unavailable
 from common.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -19,7 +19,7 @@ class Outage:
     """Whether our servers were seen down, shared by all job threads of a worker."""
 
     def __init__(self, probe: Callable[[], None], draining: threading.Event) -> None:
-        """`probe` raises Unavailable while they are down; `draining` ends every wait."""
+        """`probe` raises Unavailable or Transient while they are down; `draining` ends every wait."""
         self._probe = probe
         self._draining = draining
         self._down = threading.Event()
@@ -33,14 +33,20 @@ class Outage:
     def wait_until_over(self) -> bool:
         """Return True once the servers answer (at once where nobody saw them down), False when the worker drains."""
         pause = _FIRST_PAUSE_SECONDS
-        while self._down.is_set():
-            try:
-                self._probe()
-            except Unavailable:
-                if self._draining.wait(pause):
-                    return False
-                pause = min(_LONGEST_PAUSE_SECONDS, pause * 2)
-            else:
-                self._down.clear()
-                log.info("outage.over")
+        while not self.is_over():
+            if self._draining.wait(pause):
+                return False
+            pause = min(_LONGEST_PAUSE_SECONDS, pause * 2)
         return not self._draining.is_set()
+
+    def is_over(self) -> bool:
+        """Return whether the servers answer, asking them where somebody saw them down."""
+        if not self._down.is_set():
+            return True
+        try:
+            self._probe()
+        except (Unavailable, Transient):  # Transient: it answers, but refuses what any job must do
+            return False
+        self._down.clear()
+        log.info("outage.over")
+        return True

@@ -40,6 +40,8 @@ T = TypeVar("T")
 _OUTAGE_DELAY_SECONDS: Final = 5.0
 """How long a job waits that met our own servers down; it is released to whoever has them back first."""
 _RETRY_SECONDS: Final = 0.5
+_END_SECONDS: Final = 900.0
+"""How long an end may wait for the database to take it; after that somebody else may have the job."""
 
 
 class FillTask:
@@ -92,9 +94,7 @@ class FillTask:
         except Transient as error:
             self._release(claim, lease, Release(error.code, error.message, counts=True))
         except Unavailable as error:
-            self._outage.note(error)
-            delay = _OUTAGE_DELAY_SECONDS
-            self._release(claim, lease, Release(error.code, error.message, counts=False, delay_seconds=delay))
+            self._release(claim, lease, self._outage_of(claim, error))
         except DeviceBroken:
             # Only the job that was on the device gets this; those that waited get Draining.
             self._release(claim, lease, Release("device_broken", "the GPU failed under this job", counts=True))
@@ -103,6 +103,13 @@ class FillTask:
             why = Release("internal_error", "an internal error, which the operator's log describes", counts=True)
             self._release(claim, lease, why)
 
+    def _outage_of(self, claim: Claim, error: Unavailable) -> Release:
+        self._outage.note(error)
+        # One object can be out of reach while everything else works. Such a job must end at some time, too.
+        if claim.attempt >= self._settings.max_uncounted_attempts and self._outage.is_over():
+            return Release(error.code, error.message, counts=True)
+        return Release(error.code, error.message, counts=False, delay_seconds=_OUTAGE_DELAY_SECONDS)
+
     def _complete(self, connection: Connection, claim: Claim, result: JobResult) -> None:
         lifecycle.complete(connection, claim.job, claim.attempt, result.model_dump(mode="json"))
 
@@ -110,7 +117,7 @@ class FillTask:
         if not self._write(lease, lambda connection: lifecycle.fail(connection, claim.job, claim.attempt, error)):
             return
         log.info("job.failed", code=error.code, error=error.message)
-        raise JobFailed(error.code, error.message)
+        raise JobFailed(error.code, error.message) from None  # Flower shows the traceback: no more than the message
 
     def _release(self, claim: Claim, lease: Lease, why: Release) -> None:
         ended: list[Status] = []
@@ -124,17 +131,18 @@ class FillTask:
             return
         log.info("job.released", code=why.code, counts=why.counts, status=ended[-1].value)
         if ended[-1] is Status.FAILED:
-            raise JobFailed(why.code, why.message)
+            raise JobFailed(why.code, why.message) from None  # as above; the cause may name what is internal
 
     def _write(self, lease: Lease, change: Callable[[Connection], None]) -> bool:
         """Write an end while the lease may still be ours; False where it is not."""
+        lease.conclude(_END_SECONDS)
 
         def attempt(connection: Connection) -> bool:
             change(connection)
             return True
 
         try:
-            return bool(self._insist(attempt, lambda: not lease.is_lost))
+            return bool(self._insist(attempt, lambda: not lease.is_given_up))
         except LeaseLost:
             log.warning("job.lease_lost")
             return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any, Final
 from uuid import UUID
 
@@ -33,11 +34,19 @@ class Claim:
     job: UUID
     owner: UUID
     attempt: int
-    request: FillRequest
+    stored_request: Mapping[str, Any]
     pins: Mapping[str, str]
     """sha256 by input, as first fetched by an earlier attempt."""
     created_at: datetime
     started_at: datetime
+
+    @cached_property
+    def request(self) -> FillRequest:
+        """What is asked for. Raises pydantic.ValidationError where another version stored what this one cannot read.
+
+        Read after the claim, so that such a job fails like any other, in the hands of the worker that has it.
+        """
+        return FillRequest.model_validate(self.stored_request)
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,7 @@ def claim(connection: Connection, job: UUID, *, worker: str, lease_seconds: floa
         job=job,
         owner=row.owner_id,
         attempt=row.attempt,
-        request=FillRequest.model_validate(row.request),
+        stored_request=row.request,
         pins=row.pins,
         created_at=row.created_at,
         started_at=row.started_at,
