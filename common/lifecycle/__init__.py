@@ -7,6 +7,7 @@
 wishes.py    what an owner asks for: create, cancel, retry, delete
 attempts.py  what a worker does with its attempt: claim, renew, pin, complete, fail, release
 dispatch.py  what the dispatcher does: publish, withdraw, find what was lost, rescue
+locks.py     how all three lock many jobs at once
 
 Every UPDATE names the status it expects and, where a worker writes, the attempt: a worker that was thought dead can
 wake up at any line and change nothing. All times are the database's. Each function runs in the caller's transaction.
