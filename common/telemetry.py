@@ -1,7 +1,7 @@
 """Structured logs: one event a line, JSON for machines or console for people, each carrying its job and attempt.
 
 `bind_job` sets what every line of this thread carries. No secret is ever logged: settings hold them as SecretStr, and
-what looks like a password inside a URL is cut out here as a last net.
+what looks like one inside a URL is cut out of every finished line as a last net.
 """
 
 from __future__ import annotations
@@ -18,24 +18,29 @@ import structlog
 
 from common.settings import Settings
 
-_URL_SECRET: Final = re.compile(r"(?<=://)([^:/@\s]*):([^@/\s]+)(?=@)")
-_SIGNATURE: Final = re.compile(r"(X-Amz-(?:Signature|Credential|Security-Token)=)[^&\s\"']+", re.IGNORECASE)
+_URL_SECRET: Final = re.compile(r"(?<=://)([^:/@\s\"']*):[^/\s\"']+(?=@)")
+"""Up to the last @ before the path: an @ inside a password is a mistake that many URLs carry."""
+_SIGNATURE: Final = re.compile(
+    r"((?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|[?&](?:Signature|AWSAccessKeyId|sig))(?:=|%3D))"
+    r"[^&\s\"'\\]+",
+    re.IGNORECASE,
+)
+_TOKEN: Final = re.compile(r"\b(Bearer )[\w.~+/=-]{8,}|\b(hf_|ff_)[A-Za-z0-9]{20,}")
+"""Of a request's header, of the hub, and our own keys."""
 
 
 def cut_secrets(text: str) -> str:
-    """Return `text` without passwords in URLs and without the signatures of presigned links."""
-    return _SIGNATURE.sub(r"\1…", _URL_SECRET.sub(r"\1:…", text))
-
-
-def _cut(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    for key, value in event.items():
-        if isinstance(value, str):
-            event[key] = cut_secrets(value)
-    return event
+    """Return `text` without passwords in URLs, signatures of presigned links, and tokens as headers carry them."""
+    return _TOKEN.sub(r"\1\2…", _SIGNATURE.sub(r"\1…", _URL_SECRET.sub(r"\1:…", text)))
 
 
 def configure_logging(settings: Settings, service: str) -> None:
-    """Send all logs of this process, the libraries' too, to stderr in the chosen format."""
+    """Send all logs of this process, the libraries' and their warnings too, to stderr in the chosen format."""
+
+    def name_service(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event["service"] = service  # not by a context variable: those of this thread are unknown to all others
+        return event
+
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -43,11 +48,15 @@ def configure_logging(settings: Settings, service: str) -> None:
         structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
-        _cut,
+        name_service,
     ]
     console = settings.log_format == "console"
     colours = sys.stderr.isatty()
     renderer: Any = structlog.dev.ConsoleRenderer(colors=colours) if console else structlog.processors.JSONRenderer()
+
+    def render(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+        return cut_secrets(renderer(logger, method, event))
+
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -58,7 +67,7 @@ def configure_logging(settings: Settings, service: str) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
         )
     )
     root = logging.getLogger()
@@ -67,8 +76,7 @@ def configure_logging(settings: Settings, service: str) -> None:
     # These say per request what our own events say better.
     for noisy in ("urllib3", "botocore", "boto3", "httpx", "PIL", "filelock"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(service=service)
+    logging.captureWarnings(capture=True)
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
