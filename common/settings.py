@@ -9,13 +9,18 @@ from __future__ import annotations
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 DEVELOPMENT_SECRET = "fillfleet-development-only"  # noqa: S105 - production refuses to start on it
 MIB = 1024 * 1024
+_DATABASE_SCHEMES: Final = frozenset({"postgres", "postgresql", "postgresql+psycopg"})
+_REDIS_SCHEMES: Final = frozenset({"redis", "rediss"})
 
 
 class Environment(StrEnum):
@@ -37,7 +42,7 @@ class Settings(BaseSettings):
     # --- which kind of place this is
     fillfleet_env: Environment = Environment.PRODUCTION
     log_format: str = Field(default="json", pattern="^(json|console)$")
-    log_level: str = "INFO"
+    log_level: str = Field(default="INFO", pattern="^(?i)(debug|info|warning|error|critical)$")
 
     # --- servers
     database_url: SecretStr = SecretStr("postgresql://app@127.0.0.1:5432/fillfleet")
@@ -134,6 +139,31 @@ class Settings(BaseSettings):
             return tuple(part.strip().lower() for part in value.split(",") if part.strip())
         return value
 
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, value: SecretStr) -> SecretStr:
+        try:
+            good = make_url(value.get_secret_value()).drivername in _DATABASE_SCHEMES
+        except (ArgumentError, ValueError):
+            good = False
+        if not good:
+            raise ValueError("must look like postgresql://user:password@host:5432/database")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, value: SecretStr) -> SecretStr:
+        if not _is_url(value.get_secret_value(), _REDIS_SCHEMES):
+            raise ValueError("must look like redis://:password@host:6379/0; what is not plain in it percent-encoded")
+        return value
+
+    @field_validator("s3_endpoint", "s3_public_endpoint", "public_url")
+    @classmethod
+    def _check_http_url(cls, value: str | None) -> str | None:
+        if value is not None and not _is_url(value, frozenset({"http", "https"})):
+            raise ValueError("must look like http://host:8333")
+        return value
+
     @model_validator(mode="after")
     def _check_relations(self) -> Self:
         if self.lease_seconds < 3 * self.heartbeat_seconds:
@@ -172,6 +202,15 @@ class Settings(BaseSettings):
         url = self.database_url.get_secret_value()
         scheme, sep, rest = url.partition("://")
         return f"postgresql+psycopg://{rest}" if sep and scheme in {"postgres", "postgresql"} else url
+
+
+def _is_url(text: str, schemes: frozenset[str]) -> bool:
+    try:
+        parts = urlsplit(text)
+        _ = parts.port  # read only when asked for
+    except ValueError:
+        return False
+    return parts.scheme in schemes and bool(parts.hostname)
 
 
 @lru_cache
