@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import click
 from pydantic import ValidationError
@@ -39,6 +39,9 @@ _COMMANDS: Final = {
 }
 
 
+_OUR_PACKAGES: Final = frozenset({"common", "producer", "worker", "migrations", "infra"})
+
+
 class _Commands(click.Group):
     """Loads a command when it is called; its help line stands in the table, so --help loads none."""
 
@@ -52,19 +55,33 @@ class _Commands(click.Group):
         try:
             loaded = getattr(importlib.import_module(place.module), place.name)
         except ModuleNotFoundError as error:
-            missing = error.name or ""
-            if place.extra is None or missing.partition(".")[0] in {"common", "producer", "worker", "infra"}:
-                raise
-            raise click.ClickException(
-                f"`fillfleet {cmd_name}` needs {missing}: pip install 'fillfleet[{place.extra}]'"
-            ) from error
+            _name_the_extra(cmd_name, error)
+            raise
         if not isinstance(loaded, click.Command):
             raise TypeError(f"{place.module}:{place.name} is not a command")
         return loaded
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what it imports only now may be missing, too."""
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            _name_the_extra(ctx.invoked_subcommand or "", error)
+            raise
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
         with formatter.section("Commands"):
             formatter.write_dl([(name, place.line) for name, place in _COMMANDS.items()])
+
+
+def _name_the_extra(command: str, error: ModuleNotFoundError) -> None:
+    """Raise ClickException where the package that is missing comes with an extra of this command."""
+    place = _COMMANDS.get(command)
+    missing = (error.name or "").partition(".")[0]
+    if place is not None and place.extra is not None and missing not in _OUR_PACKAGES:
+        raise click.ClickException(
+            f"`fillfleet {command}` needs {missing}: pip install 'fillfleet[{place.extra}]'"
+        ) from error
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
