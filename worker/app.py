@@ -30,6 +30,7 @@ _EXIT_OK: Final = 0
 def make_worker_app(settings: Settings, runtime: Runtime) -> Celery:
     """Return the Celery app whose worker runs jobs on `runtime`."""
     app = make_app(settings)
+    hangup = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
 
     # `throws`: an expected failure is one line in the log, and FAILURE in Flower.
     @app.task(name=FILL_TASK, throws=(JobFailed,))  # type: ignore[untyped-decorator]
@@ -46,7 +47,7 @@ def make_worker_app(settings: Settings, runtime: Runtime) -> Celery:
         requires = ("celery.worker.components:Pool",)
 
         def start(self, parent: Any) -> None:  # noqa: ARG002 - Celery passes the worker
-            _drain_on_every_signal()  # Celery has just set its own
+            _drain_on_every_signal(hangup=hangup)  # Celery has just set its own
             runtime.start()
             if runtime.draining.is_set():
                 raise WorkerShutdown(_EXIT_OK)
@@ -61,14 +62,16 @@ def _stop_taking_messages(exit_code: int) -> None:
     state.should_stop = exit_code
 
 
-def _drain_on_every_signal() -> None:
-    """Let Ctrl-C, however often, SIGQUIT and SIGHUP do what SIGTERM does.
+def _drain_on_every_signal(*, hangup: bool) -> None:
+    """Let Ctrl-C, however often, SIGQUIT and (unless started by nohup) SIGHUP do what SIGTERM does.
 
     Celery's own answer to a second Ctrl-C gives messages back whose jobs still run, and to SIGHUP a restart that does
     not find its modules again.
     """
-    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
-        signal.signal(number, signal.getsignal(signal.SIGTERM))
+    drain = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGINT, drain)
+    signal.signal(signal.SIGQUIT, drain)
+    signal.signal(signal.SIGHUP, drain if hangup else signal.SIG_IGN)
 
 
 def run_worker(settings: Settings) -> int:
