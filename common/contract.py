@@ -81,10 +81,13 @@ def parse_size(text: str) -> Size | None:
     return size
 
 
+_UNSTORABLE: Final = "holds a NUL character or half of a surrogate pair"
+
+
 def _storable(text: str) -> str:
     # Postgres stores neither NUL nor half a surrogate pair; JSON can carry both.
     if "\x00" in text or any("\ud800" <= char <= "\udfff" for char in text):
-        raise PydanticCustomError("unstorable_text", "holds a NUL character or half of a surrogate pair")
+        raise PydanticCustomError("unstorable_text", _UNSTORABLE)
     return text
 
 
@@ -212,8 +215,11 @@ class InvalidRequest(ValueError):
         self.problems = problems
 
 
-def parse_request(body: Mapping[str, Any]) -> FillRequest:
-    """Return the validated request. A null counts as left out. Raises InvalidRequest."""
+def parse_request(body: object) -> FillRequest:
+    """Return the validated request that a JSON value holds. A null counts as left out. Raises InvalidRequest."""
+    if not isinstance(body, Mapping):
+        example = 'a JSON object such as {"image": "https://…"}'
+        raise InvalidRequest((Problem("body", shorten(body), "is not an object", example),))
     try:
         return FillRequest.model_validate({key: value for key, value in body.items() if value is not None})
     except ValidationError as error:
@@ -243,6 +249,7 @@ _REASONS: Final[Mapping[str, str]] = {
     "greater_than_equal": "is too small",
     "less_than_equal": "is too large",
     "string_too_long": "is too long",
+    "string_unicode": _UNSTORABLE,
     "too_long": "is too long",
     "finite_number": "is not a finite number",
     "missing": "is missing",
