@@ -21,6 +21,8 @@ JOBS_CHANNEL: Final = "fillfleet_jobs"
 """NOTIFY channel: a job became due. Notifications are a hint; polling finds what they miss."""
 
 _STATEMENT_TIMEOUT_MS: Final = 30_000
+_READ_ONLY: Final = "25006"
+"""The SQLSTATE of a write to a standby."""
 _KEEPALIVES: Final[dict[str, Any]] = {
     "keepalives": 1,
     "keepalives_idle": 5,
@@ -39,6 +41,7 @@ def make_engine(settings: Settings, *, pool_size: int = 5, application: str = "f
         max_overflow=5,
         pool_timeout=10,
         pool_pre_ping=True,
+        hide_parameters=True,  # they hold what users wrote, and errors are logged
         connect_args={
             "connect_timeout": 5,
             "application_name": application,
@@ -57,7 +60,10 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     except (OperationalError, InterfaceError, PoolTimeout) as error:
         raise Unavailable("database_unavailable", "the database does not answer") from error
     except DBAPIError as error:
-        if error.connection_invalidated:
+        demoted = getattr(error.orig, "sqlstate", None) == _READ_ONLY
+        if demoted:
+            engine.dispose()  # these connections lead to what was the primary until now; new ones look again
+        if demoted or error.connection_invalidated:
             raise Unavailable("database_unavailable", "the database does not answer") from error
         raise
 

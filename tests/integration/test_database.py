@@ -269,6 +269,27 @@ def test_a_lock_that_is_never_given_is_unavailable_and_not_for_ever(database: En
             attempt(database, lock_all)
 
 
+def test_a_primary_that_became_a_standby_is_unavailable_and_is_looked_for_anew(database: Engine) -> None:
+    seen = []
+
+    def demote(connection: Connection) -> None:
+        seen.append(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
+        connection.execute(text("SET TRANSACTION READ ONLY"))
+
+    with pytest.raises(Unavailable):
+        attempt(database, demote, add_half)
+    with transaction(database) as connection:
+        assert connection.execute(text("SELECT pg_backend_pid()")).scalar_one() not in seen
+    assert count_owners(database) == 0
+
+
+def test_an_error_does_not_repeat_what_users_wrote(database: Engine) -> None:
+    wish = text("SELECT CAST(:text AS integer) FROM nowhere")
+    with pytest.raises(ProgrammingError) as error:
+        attempt(database, lambda connection: connection.execute(wish, {"text": "a private prompt"}))
+    assert "private" not in str(error.value)
+
+
 def test_every_connection_gives_up_in_the_end_and_says_who_it_is(settings: Settings) -> None:
     engine = make_engine(settings, application="fillfleet here")
     with transaction(engine) as connection:
