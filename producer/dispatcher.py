@@ -134,7 +134,13 @@ class Dispatcher:
         # A lease length of grace after our own outage: until then the workers may have had no way to renew.
         if self._connected_since is None or now - self._connected_since < self._settings.lease_seconds:
             return
-        with transaction(self._engine) as connection:
+        asked = time.monotonic()
+        with transaction(self._engine) as connection:  # asks first whether the server answers
+            answered = time.monotonic()
+            if answered - asked > self._settings.heartbeat_seconds:
+                # It stood still, for the workers as well: their renewals may stand in line behind this very rescue.
+                self._connected_since = answered
+                return
             rescued = lifecycle.rescue(connection, self._settings)
         for job, status in rescued:
             log.warning("dispatcher.rescued", job=job.hex, status=status.value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +11,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from sqlalchemy import insert, update
+from sqlalchemy import insert, text, update
 
 from common import lifecycle
 from common.broker import QUEUE_NAMES
@@ -157,6 +159,29 @@ def test_no_job_is_rescued_before_the_dispatcher_was_connected_for_a_lease_lengt
     began = time.monotonic()
     step_until(dispatcher, lambda: fleet.row(job)["status"] == "created")
     assert time.monotonic() - began >= 3.0  # LEASE_SECONDS of these tests
+
+
+def test_a_database_that_stood_still_lets_the_workers_renew_before_anybody_is_rescued(
+    fleet: Fleet, settings: Settings
+) -> None:
+    dispatcher = Dispatcher(settings.model_copy(update={"lease_seconds": 1.5}))
+    warm_up = time.monotonic() + 2.0
+    step_until(dispatcher, lambda: time.monotonic() > warm_up)
+    job = fleet.submit(**SOURCE)
+    with fleet.engine.begin() as connection:
+        assert lifecycle.claim(connection, job, worker="slow", lease_seconds=0.01)
+        backends = text("SELECT pid FROM pg_stat_activity WHERE application_name = 'fillfleet dispatcher'")
+        pids = list(connection.execute(backends).scalars())
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+        threading.Timer(1.0, os.kill, [pid, signal.SIGCONT]).start()
+    time.sleep(0.3)  # a poll interval: the next step sweeps
+    dispatcher.step(threading.Event())
+    back = time.monotonic()
+    assert fleet.row(job)["status"] == "processing"
+    step_until(dispatcher, lambda: fleet.row(job)["status"] == "created")
+    assert time.monotonic() - back > 1.0
+    dispatcher.close()
 
 
 def test_an_idle_dispatcher_asks_the_database_only_once_in_a_poll_interval(fleet: Fleet, settings: Settings) -> None:
