@@ -42,7 +42,7 @@ class Objects:
     def __init__(self, settings: Settings) -> None:
         session = boto3.session.Session(
             aws_access_key_id=settings.s3_access_key.get_secret_value(),
-            aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
+            aws_secret_access_key=settings.secret("s3_secret_key"),
             region_name=settings.s3_region,
         )
         self.bucket = settings.s3_bucket

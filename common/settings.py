@@ -9,13 +9,15 @@ from __future__ import annotations
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
+
+from common.errors import Rejected
 
 DEVELOPMENT_SECRET = "fillfleet-development-only"  # noqa: S105 - production refuses to start on it
 MIB = 1024 * 1024
@@ -174,17 +176,21 @@ class Settings(BaseSettings):
             raise ValueError("BACKOFF_MAX_SECONDS must not be below BACKOFF_SECONDS")
         if self.test_model_class and self.fillfleet_env is not Environment.TEST:
             raise ValueError("TEST_MODEL_CLASS is accepted only under FILLFLEET_ENV=test")
-        if self.fillfleet_env is Environment.PRODUCTION:
-            self._refuse_default_secrets()
         return self
 
-    def _refuse_default_secrets(self) -> None:
-        secrets = {"API_KEY_SECRET": self.api_key_secret, "S3_SECRET_KEY": self.s3_secret_key}
-        weak = [name for name, value in secrets.items() if value.get_secret_value() == DEVELOPMENT_SECRET]
-        if weak:
-            raise ValueError(
-                f"{' and '.join(weak)} must be set in production; for a laptop set FILLFLEET_ENV=development instead"
+    def secret(self, name: Literal["api_key_secret", "s3_secret_key"]) -> str:
+        """Return a secret for use; each process asks at its start for those that it needs, and for no other.
+
+        Raises Rejected (default_secret) where production has not set it: everybody knows the default.
+        """
+        value: SecretStr = getattr(self, name)
+        text = value.get_secret_value()
+        if self.fillfleet_env is Environment.PRODUCTION and text == DEVELOPMENT_SECRET:
+            raise Rejected(
+                "default_secret",
+                f"{name.upper()} must be set in production; for a laptop set FILLFLEET_ENV=development instead",
             )
+        return text
 
     @property
     def decode_seconds(self) -> float:

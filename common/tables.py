@@ -63,6 +63,7 @@ api_keys = Table(
     Column("owner_id", Uuid, ForeignKey("owners.id"), nullable=False, index=True),
     Column("hint", Text, nullable=False, comment="the first characters, to tell keys apart in a list"),
     Column("key_hash", LargeBinary, nullable=False, unique=True, comment="HMAC-SHA256 under API_KEY_SECRET"),
+    Column("secret_fingerprint", LargeBinary, nullable=False, comment="tells which API_KEY_SECRET that was"),
     _time("created_at", now=True),
     _time("revoked_at"),
 )

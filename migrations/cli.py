@@ -16,12 +16,13 @@ from migrations.run import upgrade
 def migrate(bucket: bool) -> None:
     """Upgrade the database to the newest schema; safe to run at every deployment, from several places at once."""
     settings = get_settings()
+    objects = Objects(settings) if bucket else None  # refuses a default secret before anything is changed
     try:
         upgrade(settings.sqlalchemy_url)
     except OperationalError as error:
         raise Unavailable(
             "database_unavailable", "the database does not answer; check DATABASE_URL and that Postgres runs"
         ) from error
-    if bucket:
-        Objects(settings).ensure_bucket()
+    if objects is not None:
+        objects.ensure_bucket()
     click.echo(f"database is up to date{'; bucket is there' if bucket else ''}")

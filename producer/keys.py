@@ -31,6 +31,7 @@ _CHECK_CHARACTERS: Final = 6  # a CRC-32 in base 62
 _HINT_CHARACTERS: Final = 9
 _ALPHABET: Final = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _SHAPE: Final = re.compile(rf"{PREFIX}[0-9A-Za-z]{{{_RANDOM_CHARACTERS + _CHECK_CHARACTERS}}}")
+_FINGERPRINT: Final = "which secret is this?"  # never a key: no key looks like it
 _OWNER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}")
 
 
@@ -64,21 +65,33 @@ class KeyInfo:
     revoked_at: datetime | None
 
 
-def create(connection: Connection, owner_name: str, settings: Settings) -> NewKey:
-    """Make a key for the owner of that name, and the owner too with its first key. Raises Rejected (owner_name)."""
+def create(connection: Connection, owner_name: str, settings: Settings, *, new_secret: bool = False) -> NewKey:
+    """Make a key for the owner of that name, and the owner too with its first key.
+
+    Raises Rejected: owner_name, and, unless `new_secret`, secret_differs where the newest key was made under another
+    API_KEY_SECRET: the API, which has that one, would never know the key.
+    """
     if not _OWNER_NAME.fullmatch(owner_name):
         raise Rejected(
             "owner_name",
             f"owner: {owner_name[:100]!r} is not allowed; allowed: 1 to 100 letters, digits and . _ @ + -, "
             "beginning with a letter or digit",
         )
+    if not new_secret:
+        _check_secret(connection, settings)
     connection.execute(insert(owners).values(id=new_id(), name=owner_name).on_conflict_do_nothing())
     owner = connection.execute(select(owners.c.id).where(owners.c.name == owner_name)).scalar_one()
     random = "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_CHARACTERS))
     text = PREFIX + random + _check(random)
     key = NewKey(id=new_id(), owner=owner, owner_name=owner_name, hint=text[:_HINT_CHARACTERS], text=text)
     connection.execute(
-        insert(api_keys).values(id=key.id, owner_id=owner, hint=key.hint, key_hash=_hash(text, settings))
+        insert(api_keys).values(
+            id=key.id,
+            owner_id=owner,
+            hint=key.hint,
+            key_hash=_hash(text, settings),
+            secret_fingerprint=_hash(_FINGERPRINT, settings),
+        )
     )
     return key
 
@@ -148,5 +161,17 @@ def _check(random: str) -> str:
     return "".join(reversed(digits))
 
 
+def _check_secret(connection: Connection, settings: Settings) -> None:
+    newest = select(api_keys.c.secret_fingerprint).order_by(api_keys.c.created_at.desc(), api_keys.c.id.desc()).limit(1)
+    known = connection.execute(newest).scalar_one_or_none()
+    if known is not None and not hmac.compare_digest(known, _hash(_FINGERPRINT, settings)):
+        raise Rejected(
+            "secret_differs",
+            "API_KEY_SECRET is not the one that the newest key was made under, so the API would refuse the new key; "
+            "set the API's own (a system that `fillfleet up --dir D` started has it in D/fillfleet.json), or say "
+            "--new-secret if it was changed on purpose, which ends all older keys",
+        )
+
+
 def _hash(text: str, settings: Settings) -> bytes:
-    return hmac.new(settings.api_key_secret.get_secret_value().encode(), text.encode(), hashlib.sha256).digest()
+    return hmac.new(settings.secret("api_key_secret").encode(), text.encode(), hashlib.sha256).digest()

@@ -14,7 +14,7 @@ from celery.signals import setup_logging, worker_shutting_down
 from celery.worker import state
 
 from common.broker import FILL_TASK, QUEUE_NAMES, make_app
-from common.errors import JobFailed
+from common.errors import FillfleetError, JobFailed
 from common.ids import parse_id
 from common.settings import Settings
 from common.telemetry import configure_logging, get_logger
@@ -25,6 +25,7 @@ from worker.task_events import SendEventsAtOnce
 log = get_logger(__name__)
 
 _EXIT_OK: Final = 0
+_EXIT_FAILED: Final = 1
 
 
 def make_worker_app(settings: Settings, runtime: Runtime) -> Celery:
@@ -48,7 +49,11 @@ def make_worker_app(settings: Settings, runtime: Runtime) -> Celery:
 
         def start(self, parent: Any) -> None:  # noqa: ARG002 - Celery passes the worker
             _drain_on_every_signal(hangup=hangup)  # Celery has just set its own
-            runtime.start()
+            try:
+                runtime.start()
+            except FillfleetError as error:  # in words already: no traceback of Celery's around them
+                log.critical("worker.cannot_start", code=error.code, error=error.message)
+                raise WorkerShutdown(_EXIT_FAILED) from None
             if runtime.draining.is_set():
                 raise WorkerShutdown(_EXIT_OK)
 

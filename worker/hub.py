@@ -44,4 +44,4 @@ def in_words(error: Exception) -> Rejected | Transient | None:
 
 
 def _unavailable() -> Transient:
-    return Transient("hub_unavailable", "the Hugging Face hub does not answer; it is tried again later")
+    return Transient("hub_unavailable", "the Hugging Face hub does not answer")

@@ -36,8 +36,8 @@ MAX_SEQUENCE_LENGTH = 512
 def load_model(settings: Settings) -> FluxFillModel:
     """Load the model that the settings name onto its device.
 
-    Raises Rejected (model_not_found, model_not_allowed) where the operator has to do something, Transient
-    (hub_unavailable), and what torch and diffusers raise where the folder holds something else.
+    Raises Rejected (model_not_found, model_not_allowed, no_such_device) where the operator has to do something,
+    Transient (hub_unavailable), and what torch and diffusers raise where the folder holds something else.
     """
     device = _device(settings.fill_device)
     dtype = _dtype(settings.fill_dtype, device)
@@ -206,6 +206,12 @@ def _extended(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def _device(wish: str) -> torch.device:
+    if wish.startswith("cuda") and not torch.cuda.is_available():
+        raise Rejected(
+            "no_such_device",
+            f"FILL_DEVICE={wish}, but torch sees no GPU here: check the driver (nvidia-smi) and that torch is a CUDA "
+            "build, or set FILL_DEVICE=auto",
+        )
     if wish != "auto":
         return torch.device(wish)
     if torch.cuda.is_available():

@@ -48,6 +48,9 @@ def upgrade() -> None:
         sa.Column("owner_id", sa.Uuid(), nullable=False),
         sa.Column("hint", sa.Text(), nullable=False, comment="the first characters, to tell keys apart in a list"),
         sa.Column("key_hash", sa.LargeBinary(), nullable=False, comment="HMAC-SHA256 under API_KEY_SECRET"),
+        sa.Column(
+            "secret_fingerprint", sa.LargeBinary(), nullable=False, comment="tells which API_KEY_SECRET that was"
+        ),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("revoked_at", sa.DateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(["owner_id"], ["owners.id"], name="fk_api_keys_owner_id_owners"),

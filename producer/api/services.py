@@ -62,7 +62,8 @@ class Services:
 
 
 def make_services(settings: Settings) -> Services:
-    """Return the services; nothing is connected to before it is needed."""
+    """Return the services; nothing is connected to before it is needed. Raises Rejected (default_secret)."""
+    settings.secret("api_key_secret")  # at start, and not at the first request
     engine = make_engine(settings, pool_size=_DATABASE_THREADS, application="fillfleet api")
     return Services(settings=settings, engine=engine, objects=Objects(settings))
 

@@ -25,12 +25,13 @@ def keys() -> None:
 
 @keys.command()
 @click.option("--owner", required=True, help="Whose jobs the key sees; made with its first key.")
+@click.option("--new-secret", is_flag=True, help="API_KEY_SECRET was changed on purpose: all older keys are void.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def create(owner: str, as_json: bool) -> None:
+def create(owner: str, new_secret: bool, as_json: bool) -> None:
     """Make a key and print it: this is the only time that it is shown."""
     settings = get_settings()
     with _database(settings) as connection:
-        key = api_keys.create(connection, owner, settings)
+        key = api_keys.create(connection, owner, settings, new_secret=new_secret)
     if as_json:
         click.echo(json.dumps({"id": key.id.hex, "owner": key.owner_name, "hint": key.hint, "key": key.text}))
         return

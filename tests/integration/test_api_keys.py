@@ -92,6 +92,17 @@ def test_only_a_keyed_hash_is_stored(api: Api, account: Account) -> None:
         assert keys.authenticate(connection, account.key, api.settings) is not None
 
 
+def test_no_key_is_made_under_another_secret_than_the_apis_unless_that_is_meant(api: Api, account: Account) -> None:
+    other = api.settings.model_copy(update={"api_key_secret": type(api.settings.api_key_secret)("another")})
+    with api.engine.connect() as connection:  # never committed: the other tests' keys stay the newest
+        with pytest.raises(Rejected, match="API_KEY_SECRET is not the one"):
+            keys.create(connection, "mallory", other)
+        made = keys.create(connection, "mallory", other, new_secret=True)
+        assert keys.authenticate(connection, made.text, other) is not None
+        with pytest.raises(Rejected, match="API_KEY_SECRET is not the one"):
+            keys.create(connection, "me", api.settings)
+
+
 def test_every_single_typo_is_noticed_without_the_database(account: Account) -> None:
     for place in range(len(keys.PREFIX), len(account.key)):
         typo = "A" if account.key[place] != "A" else "B"

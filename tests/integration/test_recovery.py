@@ -179,3 +179,10 @@ def test_a_cancelled_job_stops_within_a_heartbeat_and_a_step(fleet: Fleet) -> No
         assert lifecycle.cancel(connection, fleet.owner, [job]) == [job]
     fleet.until(fleet.all_over, "it has stopped", seconds=3)
     assert fleet.row(job)["error"] == "cancelled"
+
+
+def test_a_worker_that_cannot_load_its_model_ends_with_one_clear_line(fleet: Fleet) -> None:
+    worker = fleet.start("worker", FILL_MODEL="/no/such/folder")
+    assert worker.wait(60) == 1
+    assert "worker.cannot_start" in worker.output()
+    assert "Traceback" not in worker.output()

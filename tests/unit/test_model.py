@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 import worker.model_folder
 from common.errors import Cancelled, Rejected, Transient
+from common.settings import Environment, Settings
 from tests.support.fills import (
     TO_OUT,
     FillSettings,
@@ -404,3 +405,9 @@ def test_a_hub_that_fails_is_tried_again(hub: dict[str, Any], monkeypatch: pytes
         find_model(FillSettings(fill_model="someone/something"))
 
     assert caught.value.code == "hub_unavailable"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_gpu_that_is_not_there_is_said_in_words() -> None:
+    with pytest.raises(Rejected, match="FILL_DEVICE=cuda:1, but torch sees no GPU"):
+        load_model(Settings(fillfleet_env=Environment.TEST, fill_device="cuda:1"))
