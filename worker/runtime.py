@@ -110,7 +110,8 @@ class Runtime:
     def close(self) -> None:
         """End everything; all job threads are done by now."""
         self.drain()
-        self._device.stop(timeout=_LAST_WORDS_SECONDS)
+        # A model that still loads is not waited for: nothing of it is needed any more.
+        self._device.stop(timeout=_LAST_WORDS_SECONDS if self._task else 0.0)
         self.heartbeat.stop()
         for timer in self._timers:
             timer.cancel()
