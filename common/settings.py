@@ -74,7 +74,8 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(default=5.0, gt=0)
     max_failures: int = Field(default=3, ge=1, le=20)
     max_uncounted_attempts: int = Field(default=10, ge=1)
-    """From this attempt on a lost worker counts wherever the job was: a job that kills decoders must end, too."""
+    """From this attempt on a lost worker counts wherever the job was, and so does an object that alone is out of reach
+    while our servers answer: a job that kills decoders must end, too."""
     backoff_seconds: float = Field(default=2.0, gt=0)
     backoff_max_seconds: float = Field(default=120.0, gt=0)
 
@@ -113,6 +114,7 @@ class Settings(BaseSettings):
     device_wait_seconds: float = Field(default=3600.0, gt=0)
     upload_seconds: float = Field(default=120.0, gt=0)
     drain_seconds: float = Field(default=600.0, gt=0)
+    """How long jobs may go on after SIGTERM; then they are given back, free of charge. Supervisors wait 30 s longer."""
     device_max_overtakes: int = Field(default=8, ge=0)
     """How many jobs whose adapters are in place may overtake one whose adapters are not."""
     test_model_class: str | None = None
