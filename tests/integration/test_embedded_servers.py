@@ -33,9 +33,6 @@ from tests.support.processes import all_gone, listening_addresses, needs_proc, p
 
 ROOT: Final = Path(__file__).parents[2]
 LOOPBACK_IN_PROC: Final = "0100007F"
-# SeaweedFS now and then takes all of its stop_seconds (10), and PostgreSQL may take 20, before we insist.
-_STOP_SECONDS = 40.0
-
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 
 
@@ -293,7 +290,7 @@ def test_no_orphan_outlives_the_guardian(folder: Path) -> None:
 def test_ctrl_c_on_the_terminal_stops_the_servers_in_an_orderly_way(folder: Path) -> None:
     with holder(str(folder), stderr=subprocess.DEVNULL) as (parent, said):
         os.killpg(parent.pid, signal.SIGINT)  # as a terminal does: to everyone in its foreground
-        parent.wait(_STOP_SECONDS)
+        parent.wait(10)
     assert all_gone([*said["pids"].values(), said["guardian"]])
     assert "database system is shut down" in (folder / "logs" / "postgres.log").read_text()
     assert "Valkey is now ready to exit" in (folder / "logs" / "valkey.log").read_text()
@@ -349,7 +346,7 @@ def test_a_plain_user_can_start_them(folder: Path) -> None:
         with psycopg.connect(said["environment"]["DATABASE_URL"]) as connection:
             connection.execute("SELECT 1")
         os.kill(parent.pid, signal.SIGINT)
-        parent.wait(_STOP_SECONDS)
+        parent.wait(10)
 
 
 @needs_root

@@ -6,6 +6,7 @@ SIGTERM is left as it is, so that it kills this process without a word to anybod
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -15,6 +16,8 @@ from infra.embedded.servers import EmbeddedServers
 
 def main() -> None:
     """Start them, print where they are, and wait."""
+    # A test run in the background of a script has SIGINT ignored, and its children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with EmbeddedServers(durable=False).start(Path(sys.argv[1]) if len(sys.argv) > 1 else None) as servers:
         said = {
             "pids": servers.pids(),
