@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 
 import pytest
+import structlog
 from click.testing import CliRunner
 from sqlalchemy import select
 
@@ -119,6 +120,8 @@ def run(api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     for name, value in environment_of(api.settings).items():
         monkeypatch.setenv(name, value)
     get_settings.cache_clear()
+    # The API of this process writes its log to whatever sys.stdout is then, which is also where the command prints.
+    structlog.configure(logger_factory=structlog.stdlib.LoggerFactory())
 
     def invoke(*arguments: str) -> str:
         result = CliRunner().invoke(cli, ["keys", *arguments], catch_exceptions=False)
@@ -126,6 +129,7 @@ def run(api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
         return result.stdout
 
     yield invoke
+    structlog.reset_defaults()
     get_settings.cache_clear()
 
 
