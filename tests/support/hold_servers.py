@@ -23,7 +23,7 @@ def main() -> None:
             "pids": servers.pids(),
             "guardian": servers.guardian.pid,
             "folder": str(servers.home.directory),
-            "grpc_ports": [port for name, port in servers.s3.ports.items() if name.endswith(".grpc")],
+            "ports": dict(servers.s3.ports),
             "environment": servers.environment(),
         }
         sys.stdout.write(json.dumps(said) + "\n")
