@@ -20,6 +20,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     Sequence,
+    SmallInteger,
     Table,
     Text,
     Uuid,
@@ -38,9 +39,10 @@ metadata = MetaData(
     }
 )
 
-WAITING: Final = text("status = 'created' AND publish_seq IS NULL")
 PUBLISHED: Final = text("status = 'created' AND publish_seq IS NOT NULL")
 RUNNING: Final = text("status = 'processing'")
+COUNTED: Final = ("created", "processing", "completed", "failed", "cancelled")
+"""The four states of a batch's jobs, and how many of the failed ones were cancelled."""
 
 
 def _time(name: str, *, now: bool = False, nullable: bool = True) -> Column[object]:
@@ -79,6 +81,93 @@ uploads = Table(
     _time("created_at", now=True),
 )
 
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("owner_id", Uuid, ForeignKey("owners.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("state", Text, nullable=False, server_default="receiving"),
+    Column("priority", SmallInteger, nullable=False, server_default="5", comment="among the owner's own batches"),
+    Column("defaults", JSONB, nullable=False, server_default=text("'{}'"), comment="fields for rows that say nothing"),
+    Column("strict", Boolean, nullable=False, server_default=text("false"), comment="any bad row stops the batch"),
+    Column("row_cursor", BigInteger, nullable=False, server_default="0", comment="the manifest is read up to here"),
+    Column(
+        "digest", Text, nullable=False, server_default="", comment="of the rows up to the cursor, as the reader has it"
+    ),
+    Column("rejected", BigInteger, nullable=False, server_default="0", comment="bad rows"),
+    Column("extra_columns", JSONB, nullable=False, server_default=text("'[]'"), comment="names, as they came first"),
+    Column("manifest", JSONB, comment="what the server itself reads; null where rows are sent"),
+    Column("intake_until", DateTime(timezone=True), comment="somebody reads the manifest, until then at least"),
+    Column("error", Text, comment="why the manifest could not be read, or was refused"),
+    Column("webhook_url", Text),
+    _time("created_at", now=True),
+    _time("opened_at"),
+    _time("ended_at"),
+    _time("discarded_at"),
+    CheckConstraint("state IN ('receiving', 'open', 'paused', 'cancelled', 'done')", name="state"),
+    CheckConstraint("priority BETWEEN 0 AND 9", name="priority"),
+    CheckConstraint("(state IN ('cancelled', 'done')) OR ended_at IS NULL", name="ended_when_over"),
+)
+Index("uq_batches_name", batches.c.owner_id, batches.c.name, unique=True, postgresql_where=text("discarded_at IS NULL"))
+Index("ix_batches_owner", batches.c.owner_id, batches.c.id)
+Index("ix_batches_under_way", batches.c.state, postgresql_where=text("ended_at IS NULL"))
+
+batch_counts = Table(
+    "batch_counts",
+    metadata,
+    Column("batch_id", Uuid, ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True),
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    *(Column(name, BigInteger, nullable=False, server_default="0") for name in COUNTED),
+    comment="jobs by state: the sum of all shards counts, one alone may well be negative",
+)
+
+batch_rejects = Table(
+    "batch_rejects",
+    metadata,
+    Column("batch_id", Uuid, ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True),
+    Column("row_no", BigInteger, primary_key=True, autoincrement=False),
+    Column("custom_id", Text),
+    Column("place", Text, nullable=False, comment="file and line, in words"),
+    Column("field", Text, nullable=False),
+    Column("value", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+batch_adapters = Table(
+    "batch_adapters",
+    metadata,
+    Column("batch_id", Uuid, ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True),
+    Column("path", Text, primary_key=True),
+    Column("sha256", Text, nullable=False),
+    Column("revision", Text),
+)
+
+source_hosts = Table(
+    "source_hosts",
+    metadata,
+    Column("host", Text, primary_key=True),
+    Column("not_before", DateTime(timezone=True), nullable=False, comment="it asked to be left alone until then"),
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("owner_id", Uuid, ForeignKey("owners.id"), nullable=False),
+    Column("batch_id", Uuid, ForeignKey("batches.id", ondelete="CASCADE"), index=True),
+    Column("event", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("body", JSONB, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    _time("due_at", now=True),
+    _time("delivered_at"),
+    _time("failed_at"),
+    Column("last_error", Text),
+    _time("created_at", now=True),
+)
+Index("ix_webhooks_due", webhooks.c.due_at, postgresql_where=text("delivered_at IS NULL AND failed_at IS NULL"))
+
 publish_seq = Sequence("publish_seq", metadata=metadata)
 """Orders publishes over all jobs, so that a later one's claim tells that an earlier message was lost."""
 
@@ -109,6 +198,16 @@ jobs = Table(
     _time("started_at"),
     _time("ended_at"),
     _time("deleted_at"),
+    Column("retryable", Boolean, comment="set where failed: whether the same again may work"),
+    # A job of a batch. No foreign key: intake writes a million rows, and batches are never deleted below their jobs.
+    Column("batch_id", Uuid),
+    Column("row_no", BigInteger),
+    Column("custom_id", Text),
+    Column("row_hash", LargeBinary, comment="of the row as it was submitted"),
+    Column("adapters", Text, nullable=False, server_default="", comment="names the set of LoRAs; empty: none"),
+    Column("source_host", Text, nullable=False, server_default="", comment="empty: our own bucket"),
+    Column("extra", JSONB, comment="columns that are passed through to the results"),
+    CheckConstraint("(batch_id IS NULL) = (row_no IS NULL)", name="row_of_batch"),
     CheckConstraint("status IN ('created', 'processing', 'completed', 'failed')", name="status"),
     CheckConstraint("queue IN ('interactive', 'bulk')", name="queue"),
     CheckConstraint(
@@ -119,7 +218,46 @@ jobs = Table(
     CheckConstraint("status <> 'completed' OR result IS NOT NULL", name="result_when_completed"),
 )
 # Each loop of the system reads a handful of rows through a partial index that holds only the rows in question.
-Index("ix_jobs_waiting", jobs.c.queue, jobs.c.owner_id, jobs.c.available_at, jobs.c.id, postgresql_where=WAITING)
+Index(
+    "ix_jobs_waiting",
+    jobs.c.queue,
+    jobs.c.owner_id,
+    jobs.c.available_at,
+    jobs.c.id,
+    postgresql_where=text("status = 'created' AND publish_seq IS NULL AND batch_id IS NULL"),
+)
+Index(
+    "ix_jobs_batch_waiting",
+    jobs.c.batch_id,
+    jobs.c.adapters,
+    jobs.c.source_host,
+    jobs.c.available_at,
+    jobs.c.id,
+    postgresql_where=text("status = 'created' AND publish_seq IS NULL AND batch_id IS NOT NULL"),
+)
+Index("ix_jobs_batch_rows", jobs.c.batch_id, jobs.c.row_no, postgresql_where=text("batch_id IS NOT NULL"))
+# A row's identity: its custom_id, or its number where it has none.
+Index(
+    "uq_jobs_batch_custom_id",
+    jobs.c.batch_id,
+    jobs.c.custom_id,
+    unique=True,
+    postgresql_where=text("custom_id IS NOT NULL"),
+)
+Index(
+    "uq_jobs_batch_row_no",
+    jobs.c.batch_id,
+    jobs.c.row_no,
+    unique=True,
+    postgresql_where=text("batch_id IS NOT NULL AND custom_id IS NULL"),
+)
+# What is left of a batch to cancel or to retry is found without reading the rest.
+Index(
+    "ix_jobs_batch_failed",
+    jobs.c.batch_id,
+    jobs.c.id,
+    postgresql_where=text("status = 'failed' AND batch_id IS NOT NULL"),
+)
 Index("ix_jobs_published", jobs.c.queue, jobs.c.publish_seq, postgresql_where=PUBLISHED)
 Index("ix_jobs_running", jobs.c.queue, jobs.c.publish_seq, postgresql_where=RUNNING)
 Index("ix_jobs_lease", jobs.c.lease_until, postgresql_where=RUNNING)
