@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import io
-import socket
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import urljoin
 
 import requests
 import urllib3
@@ -25,14 +24,16 @@ from common.atomic_file import atomic_file
 from common.content_encoding import PACKED, PIECE_BYTES, PLAIN, unpack
 from common.deadline import Deadline
 from common.errors import FillfleetError, Rejected, Transient
-from common.guarded_adapter import GuardedAdapter, named_host_guard, public_guard
+from common.guarded_adapter import GuardedDoor, connection_trouble, is_bad_host, is_timeout
 from common.settings import Settings
-from common.urls import BadUrl, origin, shown, split_http_url
+from common.urls import BadUrl, shown, split_http_url
 
 HEADERS = {"User-Agent": "fillfleet/0.1", "Accept": "*/*", "Accept-Encoding": "identity", "Connection": "close"}
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 NOT_FOUND = frozenset({404, 410})
 WORTH_A_RETRY = frozenset({408, 425, 429})
+OVERLOADED = frozenset({429, 503})
+"""The host asks for fewer requests: no fault of the job that happens to hear it."""
 BAD_REDIRECT = "redirects to an address that is not allowed; give the final, public http(s) URL"
 PUBLIC_ONLY = "this address is not allowed; give a public http(s) URL, or ask the operator to allow this host"
 
@@ -73,15 +74,14 @@ class Fetcher:
 
     def __init__(self, settings: Settings) -> None:
         self._max_redirects = settings.fetch_max_redirects
-        self._named_hosts = frozenset(settings.fetch_allow_hosts)
-        self._public = public_guard()
-        self._named = named_host_guard()
+        self._door = GuardedDoor(settings)
 
     def get(self, url: str, *, max_bytes: int, seconds: float, what: str) -> Fetched:
         """Return the body behind `url`. `what` is the field's name in messages, `seconds` the total time.
 
         Raises Rejected: fetch_refused, fetch_not_found, fetch_denied, fetch_too_large.
-        Raises Transient: fetch_timeout, fetch_failed (connection, DNS, HTTP 5xx, 408, 425, 429).
+        Raises Transient: fetch_timeout, fetch_failed (connection, DNS, HTTP 5xx, 408, 425, 429; for 429 and 503 it
+        names the host that was asked last, and the time that its Retry-After asks for).
         """
         data = io.BytesIO()
         sha256, content_type = self._fetch(url, max_bytes, seconds, what, data.write)
@@ -103,7 +103,7 @@ class Fetcher:
         with Deadline(seconds) as deadline, ExitStack() as stack:
             wish = _Wish(url, what, max_bytes, deadline)
             response = self._follow(wish, stack)
-            _check_status(response.status_code, wish)
+            _check_status(response, wish)
             for piece in _body(response, wish):
                 size += len(piece)
                 if size > max_bytes:
@@ -129,20 +129,8 @@ class Fetcher:
         raise wish.rejected("fetch_refused", f"redirects more than {self._max_redirects} times; give the final URL")
 
     def _send(self, request: requests.PreparedRequest, wish: _Wish, stack: ExitStack) -> requests.Response:
-        guard = self._named if self._is_named(urlsplit(request.url or "")) else self._public
-        # The adapter and not a session: a session keeps cookies, and reads the whole body of a redirect, unbounded.
-        adapter = GuardedAdapter(guard, wish.deadline)
-        stack.callback(adapter.close)
         with _errors_in_words(wish):
-            left = wish.deadline.remaining()
-            response = adapter.send(request, stream=True, timeout=(left, left), verify=True, proxies={})
-            stack.callback(response.close)
-        return response
-
-    def _is_named(self, parts: SplitResult) -> bool:
-        _, host, port = origin(parts)
-        host = f"[{host}]" if ":" in host else host
-        return not self._named_hosts.isdisjoint({host, f"{host}:{port}"})
+            return self._door.send(request, wish.deadline, stack)
 
 
 def _prepare(url: str, wish: _Wish) -> requests.PreparedRequest:
@@ -168,9 +156,17 @@ def _redirected(before: str, location: str, wish: _Wish) -> str:
     return url
 
 
-def _check_status(status: int, wish: _Wish) -> None:
+def _check_status(response: requests.Response, wish: _Wish) -> None:
+    status = response.status_code
     if 200 <= status < 300:
         return
+    if status in OVERLOADED:
+        raise Transient(
+            "fetch_failed",
+            f"{wish.what}: {shown(wish.url)}: the server answered HTTP {status}",
+            retry_after_seconds=retry_after_seconds(response.headers.get("Retry-After")),
+            host=host_header(response.url),
+        )
     if status in WORTH_A_RETRY or status >= 500:
         raise wish.failed(f"the server answered HTTP {status}")
     if status in NOT_FOUND:
@@ -223,14 +219,8 @@ def _errors_in_words(wish: _Wish) -> Iterator[None]:
 
 
 def _trouble(error: Exception, wish: _Wish) -> FillfleetError:
-    if isinstance(error, TimeoutError | requests.Timeout | urllib3.exceptions.TimeoutError):
+    if is_timeout(error):
         return wish.too_late()
-    if isinstance(error, requests.exceptions.InvalidURL | UnicodeError):
+    if is_bad_host(error):
         return wish.rejected("fetch_refused", "has no valid host; write https://host/path")
-    if isinstance(error, socket.gaierror):
-        return wish.failed("the host was not found; check its name")
-    if isinstance(error, requests.exceptions.SSLError | urllib3.exceptions.SSLError):
-        return wish.failed("the TLS connection failed; check the server's certificate")
-    if isinstance(error, requests.ConnectionError):
-        return wish.failed("the connection could not be made or broke off")
-    return wish.failed("the connection broke off before the whole file had come")
+    return wish.failed(connection_trouble(error) or "the connection broke off before the whole file had come")

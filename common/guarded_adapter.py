@@ -7,16 +7,20 @@ A host is resolved once, all its addresses must be allowed, and the connection g
 from __future__ import annotations
 
 import socket
+from contextlib import ExitStack
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+import requests
+import urllib3
 from AntiSSRF import AntiSSRFPolicy, PolicyConfigOptions
 from requests import PreparedRequest
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from common.deadline import Deadline
-from common.urls import DEFAULT_PORTS
+from common.settings import Settings
+from common.urls import DEFAULT_PORTS, origin
 
 NOT_PUBLIC_EITHER = (
     "::/96",  # IPv4-compatible: ::127.0.0.1
@@ -43,6 +47,55 @@ def _guard(policy: AntiSSRFPolicy) -> HTTPAdapter:
     policy.allow_plain_text_http = True
     with policy.get_antissrf_session() as session:
         return cast(HTTPAdapter, session.get_adapter("https://"))
+
+
+class GuardedDoor:
+    """The way out for requests to what users name. Threads may share one: calls share nothing."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._named_hosts = frozenset(settings.fetch_allow_hosts)
+        self._public = public_guard()
+        self._named = named_host_guard()
+
+    def send(self, request: PreparedRequest, deadline: Deadline, stack: ExitStack) -> requests.Response:
+        """Return the answer, its body unread and redirects not followed; `stack` closes the connection.
+
+        Raises AntiSSRFError (address not allowed), and the libraries' errors: `connection_trouble` puts them in words.
+        """
+        guard = self._named if self._is_named(request.url or "") else self._public
+        # The adapter and not a session: a session keeps cookies, and reads the whole body of a redirect, unbounded.
+        adapter = GuardedAdapter(guard, deadline)
+        stack.callback(adapter.close)
+        left = deadline.remaining()
+        response = adapter.send(request, stream=True, timeout=(left, left), verify=True, proxies={})
+        stack.callback(response.close)
+        return response
+
+    def _is_named(self, url: str) -> bool:
+        _, host, port = origin(urlsplit(url))
+        host = f"[{host}]" if ":" in host else host
+        return not self._named_hosts.isdisjoint({host, f"{host}:{port}"})
+
+
+def is_timeout(error: Exception) -> bool:
+    """Return whether `error` is one of the libraries' time-outs."""
+    return isinstance(error, TimeoutError | requests.Timeout | urllib3.exceptions.TimeoutError)
+
+
+def is_bad_host(error: Exception) -> bool:
+    """Return whether `error` says that the URL names no host that could exist."""
+    return isinstance(error, requests.exceptions.InvalidURL | UnicodeError)
+
+
+def connection_trouble(error: Exception) -> str | None:
+    """Return what went wrong with a connection, for a message; the libraries' own texts name addresses and queries."""
+    if isinstance(error, socket.gaierror):
+        return "the host was not found; check its name"
+    if isinstance(error, requests.exceptions.SSLError | urllib3.exceptions.SSLError):
+        return "the TLS connection failed; check the server's certificate"
+    if isinstance(error, requests.ConnectionError):
+        return "the connection could not be made or broke off"
+    return None
 
 
 class GuardedAdapter(HTTPAdapter):
