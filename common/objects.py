@@ -46,6 +46,7 @@ class Objects:
             region_name=settings.s3_region,
         )
         self.bucket = settings.s3_bucket
+        self.endpoint = settings.s3_endpoint.rstrip("/")
         self._region = settings.s3_region
         self._link_seconds = settings.presigned_url_seconds
         self._client = _connect(session, settings.s3_endpoint)
@@ -89,6 +90,36 @@ class Objects:
                 return self._client.head_object(Bucket=self.bucket, Key=key)["ContentLength"]
         except Rejected:
             return None
+
+    def list_keys(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Yield (key, bytes) of all objects whose key begins with `prefix`, sorted, a page at a time.
+
+        Raises Unavailable, Transient.
+        """
+        pages = iter(self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix))
+        while True:
+            with _errors_in_words():
+                page = next(pages, None)
+            if page is None:
+                return
+            for entry in page.get("Contents", []):
+                yield entry["Key"], entry["Size"]
+
+    @contextmanager
+    def stream(self, key: str) -> Iterator[Callable[[int], bytes]]:
+        """Yield a function that returns the next bytes of `key`, at most as many as asked for; b"" at the end.
+
+        Raises as `get` does, without its limit.
+        """
+        with _errors_in_words():
+            body = self._client.get_object(Bucket=self.bucket, Key=key)["Body"]
+        with body:
+
+            def read(size: int) -> bytes:
+                with _errors_in_words():
+                    return body.read(size)
+
+            yield read
 
     def presigned_get(self, key: str) -> str:
         """Return a short-lived link that reads `key`. Never log or store it."""
