@@ -131,6 +131,11 @@ def column_names(*, saved: bool = False) -> tuple[str, ...]:
     return tuple(column.name for column in _columns(saved=saved))
 
 
+def time_columns() -> tuple[str, ...]:
+    """Return the names of the columns that hold times."""
+    return tuple(column.name for column in COLUMNS if column.type == _TIME)
+
+
 def meanings() -> Mapping[str, str]:
     """Return name → meaning of every column, for documentation and pages."""
     return {column.name: column.meaning for column in _columns(saved=True)}

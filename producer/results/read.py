@@ -1,0 +1,164 @@
+"""Streams the jobs of a batch in the manifest's order, with flat memory, for the owner alone.
+
+Each page is a short transaction of its own: a slow reader holds no snapshot, and may go on where it was. A row that
+changes meanwhile comes once, as it was when its page was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Connection, Engine, select, tuple_
+
+from common.contract import Status
+from common.database import transaction
+from common.tables import batch_adapters, jobs
+
+PAGE_ROWS: Final = 1000
+REVISIONS: Final = "revisions"
+"""What a job gets beside the columns of its table: path → revision of the LoRAs that its batch pinned."""
+
+_COLUMNS: Final = (
+    jobs.c.id,
+    jobs.c.batch_id,
+    jobs.c.row_no,
+    jobs.c.custom_id,
+    jobs.c.status,
+    jobs.c.error_code,
+    jobs.c.error,
+    jobs.c.attempt,
+    jobs.c.failures,
+    jobs.c.retryable,
+    jobs.c.request,
+    jobs.c.result,
+    jobs.c.pins,
+    jobs.c.extra,
+    jobs.c.worker_id,
+    jobs.c.created_at,
+    jobs.c.started_at,
+    jobs.c.ended_at,
+)
+_PLACE: Final = tuple_(jobs.c.row_no, jobs.c.id)
+
+StoredJob = Mapping[str, Any]
+"""The columns of the jobs table that results are made of, and `revisions`."""
+
+
+class Position(NamedTuple):
+    """A place in a batch: just behind this job."""
+
+    row: int
+    job: UUID
+
+
+@dataclass(frozen=True)
+class RowFilter:
+    """Which rows to read; None means: any."""
+
+    statuses: frozenset[Status] | None = None
+    error_codes: frozenset[str] | None = None
+
+
+ANY: Final = RowFilter()
+
+
+def position_of(job: StoredJob) -> Position:
+    """Return the place behind `job`, from where a later reading goes on."""
+    return Position(job["row_no"], job["id"])
+
+
+def read_jobs(
+    engine: Engine,
+    owner: UUID,
+    batch: UUID,
+    wanted: RowFilter = ANY,
+    *,
+    after: Position | None = None,
+    page_rows: int = PAGE_ROWS,
+) -> Iterator[StoredJob]:
+    """Yield the jobs of the owner's batch by row number, those behind `after`; nothing where there is no such batch.
+
+    Deleted jobs are left out. Raises Unavailable, also between two rows.
+    """
+    pins = _Pins(batch)
+    place = after
+    while True:
+        with transaction(engine) as connection:
+            page, place = _read_page(connection, (owner, batch), wanted, place, page_rows)
+            revisions = pins.of(connection, page)
+        for job in page:
+            yield {**job, REVISIONS: revisions}
+        if place is None:
+            return
+
+
+def _read_page(
+    connection: Connection, whose: tuple[UUID, UUID], wanted: RowFilter, after: Position | None, page_rows: int
+) -> tuple[Sequence[Mapping[str, Any]], Position | None]:
+    """Return the jobs wanted among the next `page_rows`, and the place behind those; None where they were the last.
+
+    The page is measured before it is filtered: a query for three failures never reads ten million rows at once.
+    """
+    owner, batch = whose
+    visible: list[ColumnElement[bool]] = [
+        jobs.c.batch_id == batch,
+        jobs.c.owner_id == owner,
+        jobs.c.deleted_at.is_(None),
+    ]
+    if after is not None:
+        visible.append(tuple_(after.row, after.job) < _PLACE)
+    last = connection.execute(
+        select(jobs.c.row_no, jobs.c.id)
+        .where(*visible)
+        .order_by(jobs.c.row_no, jobs.c.id)
+        .offset(page_rows - 1)
+        .limit(1)
+    ).one_or_none()
+    end = None if last is None else Position(last.row_no, last.id)
+    if end is not None:
+        visible.append(tuple_(end.row, end.job) >= _PLACE)
+    rows = connection.execute(
+        select(*_COLUMNS).where(*visible, *_conditions(wanted)).order_by(jobs.c.row_no, jobs.c.id)
+    )
+    return [dict(row) for row in rows.mappings()], end
+
+
+def _conditions(wanted: RowFilter) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.statuses is not None:
+        conditions.append(jobs.c.status.in_([status.value for status in wanted.statuses]))
+    if wanted.error_codes is not None:
+        conditions.append(jobs.c.error_code.in_(wanted.error_codes))
+    return conditions
+
+
+class _Pins:
+    """The revisions of a batch's LoRAs, looked up as pages need them: a batch may name thousands."""
+
+    def __init__(self, batch: UUID) -> None:
+        self._batch = batch
+        self._known: dict[str, str] = {}
+
+    def of(self, connection: Connection, page: Sequence[Mapping[str, Any]]) -> Mapping[str, str]:
+        """Return path → revision, for all LoRAs of the page that are pinned."""
+        unknown = {path for job in page for path in _paths(job["request"])} - self._known.keys()
+        if unknown:
+            rows = connection.execute(
+                select(batch_adapters.c.path, batch_adapters.c.revision).where(
+                    batch_adapters.c.batch_id == self._batch,
+                    batch_adapters.c.path.in_(unknown),
+                    batch_adapters.c.revision.is_not(None),
+                )
+            )
+            self._known |= {row.path: row.revision for row in rows}
+        return self._known
+
+
+def _paths(request: object) -> Iterator[str]:
+    loras = request.get("loras") if isinstance(request, Mapping) else None
+    for lora in loras if isinstance(loras, list) else []:
+        if isinstance(lora, Mapping) and isinstance(lora.get("path"), str):
+            yield lora["path"]
