@@ -5,6 +5,8 @@ Every message here may be shown to the user who sent the job: none may name an i
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class FillfleetError(Exception):
     """Base of all errors of our own. `code` is a stable snake_case word, `message` is for the user."""
@@ -14,8 +16,9 @@ class FillfleetError(Exception):
         self.code = code
         self.message = message
 
-    def __reduce__(self) -> tuple[type[FillfleetError], tuple[str, str]]:
-        return (type(self), (self.code, self.message))  # survives pickling by pools and test runners
+    def __reduce__(self) -> tuple[type[FillfleetError], tuple[str, str], dict[str, Any]]:
+        # Survives pickling by pools and test runners; what a subclass adds travels in the last part.
+        return (type(self), (self.code, self.message), self.__dict__)
 
 
 class Rejected(FillfleetError):
@@ -23,7 +26,18 @@ class Rejected(FillfleetError):
 
 
 class Transient(FillfleetError):
-    """Trouble that passes (network, 429, 5xx, time-out): release with backoff; it counts as a failure of the job."""
+    """Trouble that passes (network, 5xx, time-out): release with backoff; it counts as a failure of the job.
+
+    With a `host` (lower case, host[:port]) it is that host which asks to be left alone for a while (HTTP 429 or 503),
+    for `retry_after_seconds` where it said so: no fault of the job, so at first it does not count.
+    """
+
+    def __init__(
+        self, code: str, message: str, *, retry_after_seconds: float | None = None, host: str | None = None
+    ) -> None:
+        super().__init__(code, message)
+        self.retry_after_seconds = retry_after_seconds
+        self.host = host
 
 
 class Unavailable(FillfleetError):

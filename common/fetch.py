@@ -24,7 +24,8 @@ from common.atomic_file import atomic_file
 from common.content_encoding import PACKED, PIECE_BYTES, PLAIN, unpack
 from common.deadline import Deadline
 from common.errors import FillfleetError, Rejected, Transient
-from common.guarded_adapter import GuardedDoor, connection_trouble, is_bad_host, is_timeout
+from common.guarded_adapter import GuardedDoor, connection_trouble, host_header, is_bad_host, is_timeout
+from common.retry_after import retry_after_seconds
 from common.settings import Settings
 from common.urls import BadUrl, shown, split_http_url
 
@@ -61,6 +62,14 @@ class _Wish:
 
     def failed(self, reason: str) -> Transient:
         return Transient("fetch_failed", f"{self.what}: {shown(self.url)}: {reason}")
+
+    def overloaded(self, response: requests.Response) -> Transient:
+        return Transient(
+            "fetch_failed",
+            f"{self.what}: {shown(self.url)}: the server answered HTTP {response.status_code}",
+            retry_after_seconds=retry_after_seconds(response.headers.get("Retry-After")),
+            host=host_header(response.url),
+        )
 
     def too_late(self) -> Transient:
         return Transient("fetch_timeout", f"{self.what}: {shown(self.url)}: not fetched within the time allowed")
@@ -161,12 +170,7 @@ def _check_status(response: requests.Response, wish: _Wish) -> None:
     if 200 <= status < 300:
         return
     if status in OVERLOADED:
-        raise Transient(
-            "fetch_failed",
-            f"{wish.what}: {shown(wish.url)}: the server answered HTTP {status}",
-            retry_after_seconds=retry_after_seconds(response.headers.get("Retry-After")),
-            host=host_header(response.url),
-        )
+        raise wish.overloaded(response)
     if status in WORTH_A_RETRY or status >= 500:
         raise wish.failed(f"the server answered HTTP {status}")
     if status in NOT_FOUND:

@@ -15,6 +15,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr-defined] # whichever client it uses
 
 from common.errors import Rejected, Transient
+from common.fetch import OVERLOADED
+from common.guarded_adapter import host_header
+from common.retry_after import retry_after_seconds
 
 
 def in_words(error: Exception) -> Rejected | Transient | None:
@@ -32,6 +35,13 @@ def in_words(error: Exception) -> Rejected | Transient | None:
             return Rejected("hub_not_found", "is not a valid name of a model on the hub")
         case HfHubHTTPError():
             status = error.response.status_code
+            if status in OVERLOADED:
+                return Transient(
+                    "hub_unavailable",
+                    f"the Hugging Face hub is busy (HTTP {status})",
+                    retry_after_seconds=retry_after_seconds(error.response.headers.get("Retry-After")),
+                    host=host_header(str(error.response.url)),
+                )
             if status >= 500 or status in {408, 425, 429}:
                 return _unavailable()
             return Rejected("hub_refused", f"is refused by the hub (HTTP {status})")

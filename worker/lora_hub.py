@@ -73,8 +73,10 @@ class LoraHub:
             told = in_words(error)
             if told is None:
                 raise
-            kind = Transient if isinstance(told, Transient) else Rejected
-            raise kind(told.code, f"{what}: {shown(wish.repo)} {told.message}") from None
+            message = f"{what}: {shown(wish.repo)} {told.message}"
+            if isinstance(told, Rejected):
+                raise Rejected(told.code, message) from None
+            raise Transient(told.code, message, retry_after_seconds=told.retry_after_seconds, host=told.host) from None
         files = {file.rfilename: file for file in info.siblings or () if file.rfilename.endswith(SUFFIX)}
         file = files[_choose(wish, sorted(files), what)]
         if file.size is not None and file.size > self._max_bytes:

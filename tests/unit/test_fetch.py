@@ -479,6 +479,30 @@ def test_a_status_ends_the_job_or_is_worth_a_retry(
     assert '/a.png"' in error.message
 
 
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(("header", "seconds"), [("17", 17.0), ("99999", 3600.0), ("soon", None), (None, None)])
+def test_a_host_that_asks_for_fewer_requests_is_named_with_the_pause_it_asks_for(
+    serve: Serve, status: int, header: str | None, seconds: float | None
+) -> None:
+    headers = {"Retry_After": header} if header is not None else {}
+    site = serve(lambda answer: answer.send(b"", status=status, **headers))
+    error = refusal(fetcher(site), f"{site.url}/a.png")
+    assert isinstance(error, Transient)
+    assert (error.host, error.retry_after_seconds) == (f"127.0.0.1:{site.port}", seconds)
+
+
+def test_of_a_redirect_it_is_the_host_asked_last_and_other_troubles_name_none(serve: Serve) -> None:
+    busy = serve(lambda answer: answer.send(b"", status=429))
+    broken = serve(lambda answer: answer.send(b"", status=500))
+    first = serve(lambda answer: answer.send(b"", status=302, Location=f"http://LOCALHOST:{busy.port}/b.png"))
+    error = refusal(fetcher(first, busy, "localhost"), f"{first.url}/a.png")
+    assert isinstance(error, Transient)
+    assert error.host == f"localhost:{busy.port}"
+    other = refusal(fetcher(broken), broken.url)
+    assert isinstance(other, Transient)
+    assert (other.host, other.retry_after_seconds) == (None, None)
+
+
 def test_a_host_that_is_not_found_is_worth_a_retry(
     names: dict[str, Iterator[list[str]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,7 @@ class Site(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.repos: dict[str, dict[str, bytes]] = {}
         self.statuses: dict[str, int] = {}
+        self.headers: dict[str, str] = {}
         self.tells_sha256 = True
         self.requests: list[str] = []
         self.tokens: set[str | None] = set()
@@ -63,7 +64,7 @@ class _Answer(BaseHTTPRequestHandler):
         site.tokens.add(self.headers.get("Authorization"))
         time.sleep(site.pause)
         if path in site.statuses:
-            return self._send(site.statuses[path], b"no")
+            return self._send(site.statuses[path], b"no", *site.headers.items())
         if path.startswith("/api/models/"):
             return self._model(path.removeprefix("/api/models/"))
         body = site.files.get(path)
@@ -377,6 +378,21 @@ def test_a_hub_that_fails_is_tried_again_later(resolve: Resolve, site: Site) -> 
         resolve("org/style")
 
     assert caught.value.code == "hub_unavailable"
+    assert site.host not in caught.value.message
+
+
+def test_a_hub_that_asks_for_fewer_requests_is_named_as_a_host_to_leave_alone(resolve: Resolve, site: Site) -> None:
+    site.statuses["/api/models/org/style"] = 429
+    site.headers["Retry-After"] = "11"
+
+    with pytest.raises(Transient, match="is busy") as caught:
+        resolve("org/style")
+
+    assert (caught.value.code, caught.value.host, caught.value.retry_after_seconds) == (
+        "hub_unavailable",
+        site.host,
+        11.0,
+    )
     assert site.host not in caught.value.message
 
 
