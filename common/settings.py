@@ -18,6 +18,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from common.errors import Rejected
+from common.webhook_signature import WebhookSignature, check_secret
 
 DEVELOPMENT_SECRET = "fillfleet-development-only"  # noqa: S105 - production refuses to start on it
 MIB = 1024 * 1024
@@ -86,6 +87,17 @@ class Settings(BaseSettings):
     publish_lost_seconds: float = Field(default=15.0, gt=0)
     broker_visibility_seconds: int = Field(default=6 * 3600, ge=60)
     """Many times the worst job: our leases, not Redis, decide when a job is given to somebody else."""
+
+    # --- webhooks
+    webhook_secret: SecretStr | None = None
+    """Signs webhooks; without it there are none. Receivers hold it, too, so it is no other secret's double."""
+    webhook_signature: WebhookSignature = WebhookSignature.STANDARD
+    webhook_seconds: float = Field(default=10.0, gt=0, le=60)
+    """How long one delivery may take in all."""
+    webhook_max_attempts: int = Field(default=8, ge=1, le=100)
+    webhook_backoff_seconds: float = Field(default=5.0, gt=0)
+    """The pause after the first failed try; it doubles with each, up to the longest."""
+    webhook_backoff_max_seconds: float = Field(default=3600.0, gt=0)
 
     # --- fetching what users name
     fetch_max_bytes: int = Field(default=50 * MIB, ge=1024)
@@ -168,6 +180,13 @@ class Settings(BaseSettings):
             raise ValueError("must look like http://host:8333")
         return value
 
+    @field_validator("webhook_secret")
+    @classmethod
+    def _check_webhook_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            check_secret(value.get_secret_value())
+        return value
+
     @model_validator(mode="after")
     def _check_relations(self) -> Self:
         if self.lease_seconds < 3 * self.heartbeat_seconds:
@@ -176,6 +195,8 @@ class Settings(BaseSettings):
             )
         if self.backoff_max_seconds < self.backoff_seconds:
             raise ValueError("BACKOFF_MAX_SECONDS must not be below BACKOFF_SECONDS")
+        if self.webhook_backoff_max_seconds < self.webhook_backoff_seconds:
+            raise ValueError("WEBHOOK_BACKOFF_MAX_SECONDS must not be below WEBHOOK_BACKOFF_SECONDS")
         if self.test_model_class and self.fillfleet_env is not Environment.TEST:
             raise ValueError("TEST_MODEL_CLASS is accepted only under FILLFLEET_ENV=test")
         return self

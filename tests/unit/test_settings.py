@@ -76,7 +76,7 @@ def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_no_secret_shows_in_any_form_of_the_settings() -> None:
     names = ("api_key_secret", "s3_secret_key", "s3_access_key", "hf_token")
-    secrets = {name: f"hunter-{name}" for name in names}
+    secrets = {name: f"hunter-{name}" for name in names} | {"webhook_secret": "whsec_" + "hunter/x" * 4}
     urls = {"database_url": "postgresql://a:hunter-db@h/x", "redis_url": "redis://:hunter-redis@h/0"}
     settings = made(**secrets, **urls)
     for text in (repr(settings), str(settings), str(settings.model_dump()), settings.model_dump_json()):
@@ -93,6 +93,8 @@ def test_no_secret_shows_in_any_form_of_the_settings() -> None:
         {"redis_url": "redis://:hunter2/x@h:6379/0"},
         {"redis_url": "hunter2"},
         {"api_key_secret": "hunter2", "lease_seconds": 0},
+        {"webhook_secret": "hunter2"},
+        {"webhook_secret": "whsec_hunter2"},
     ],
 )
 def test_no_secret_shows_in_a_complaint(bad: dict[str, Any]) -> None:
@@ -140,6 +142,9 @@ def test_what_operators_write_is_taken(good: dict[str, Any]) -> None:
         ({"presigned_url_seconds": 7 * 86400 + 1}, "presigned_url_seconds"),
         ({"step_seconds": 0}, "step_seconds"),
         ({"safety_threshold": 1.1}, "safety_threshold"),
+        ({"webhook_secret": "whsec_"}, 'make one with: echo "whsec_$(openssl rand -base64 32)"'),
+        ({"webhook_signature": "v2"}, "'standard' or 'vendor'"),
+        ({"webhook_seconds": 0}, "webhook_seconds"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_by_name_or_example(bad: dict[str, Any], says: str) -> None:
@@ -171,6 +176,10 @@ def test_hosts_from_the_environment_need_no_json(monkeypatch: pytest.MonkeyPatch
     [
         ({"lease_seconds": 14.9, "heartbeat_seconds": 5}, "LEASE_SECONDS must be at least 3 x HEARTBEAT_SECONDS"),
         ({"backoff_seconds": 5, "backoff_max_seconds": 4}, "BACKOFF_MAX_SECONDS must not be below BACKOFF_SECONDS"),
+        (
+            {"webhook_backoff_seconds": 5, "webhook_backoff_max_seconds": 4},
+            "WEBHOOK_BACKOFF_MAX_SECONDS must not be below WEBHOOK_BACKOFF_SECONDS",
+        ),
         ({"test_model_class": "a:B"}, "TEST_MODEL_CLASS is accepted only under FILLFLEET_ENV=test"),
         (PRODUCTION | {"test_model_class": "a:B"}, "TEST_MODEL_CLASS is accepted only under FILLFLEET_ENV=test"),
     ],
