@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from common.atomic_file import atomic_file
+from common.webhook_signature import make_secret
 from infra.embedded.errors import StartFailed
 
 _IDENTITY: Final = "fillfleet.json"
@@ -44,6 +45,7 @@ class Identity:
     s3_signing_key: str = field(default_factory=_secret)
     """Signs what the S3 server's own parts say to each other."""
     api_key_secret: str = field(default_factory=_secret)
+    webhook_secret: str = field(default_factory=make_secret)
     flower_password: str = field(default_factory=_secret)
     api_key: str | None = None
     ports: dict[str, int] = field(default_factory=dict)

@@ -81,6 +81,7 @@ class EmbeddedServers:
             "S3_ACCESS_KEY": self.s3_access_key,
             "S3_SECRET_KEY": self.s3_secret_key,
             "API_KEY_SECRET": self.home.identity.api_key_secret,
+            "WEBHOOK_SECRET": self.home.identity.webhook_secret,
         }
 
     def servers(self) -> tuple[Server, Server, Server]:

@@ -46,6 +46,7 @@ def settings_for(servers: EmbeddedServers, database_url: str, **overrides: objec
         "s3_access_key": SecretStr(servers.s3_access_key),
         "s3_secret_key": SecretStr(servers.s3_secret_key),
         "api_key_secret": SecretStr(servers.home.identity.api_key_secret),
+        "webhook_secret": SecretStr(servers.home.identity.webhook_secret),
         **overrides,
     }
     return Settings.model_validate(values)

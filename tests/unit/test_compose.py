@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from common.settings import Environment, Settings
+from common.webhook_signature import SECRET_PREFIX, check_secret
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = Path(sys.executable).parent / "docker-compose"
@@ -31,6 +32,8 @@ SECRETS = {
         "FLOWER_PASSWORD",
     )
 }
+OPTIONAL = {"WEBHOOK_SECRET": "whsec_" + "0f" * 24}
+"""Secrets of what is off without them."""
 FLEET = ("api", "dispatcher", "flower", "migrate", "worker")
 STORES = ("postgres", "redis", "s3")
 
@@ -52,7 +55,7 @@ def compose(
 
 
 def services(files: tuple[str, ...]) -> dict[str, Any]:
-    result = compose(files, SECRETS)
+    result = compose(files, SECRETS | OPTIONAL)
     assert result.returncode == 0, result.stderr
     parsed: dict[str, Any] = json.loads(result.stdout)["services"]
     return parsed
@@ -118,7 +121,17 @@ def test_the_command_in_the_example_makes_a_file_that_starts(tmp_path: Path) -> 
     assert result.returncode == 0, result.stderr
     written = [line.partition("=")[2] for line in made.read_text().splitlines() if re.match(r"[A-Z0-9_]+=", line)]
     assert all(written)
+    check_secret(next(value for value in written if value.startswith(SECRET_PREFIX)))
     assert len(set(written)) == len(written), "two secrets are the same"
+
+
+def test_without_its_secret_there_are_no_webhooks_and_all_else_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = compose(GPU_FILES, SECRETS)
+    assert result.returncode == 0, result.stderr
+    monkeypatch.setenv(
+        "WEBHOOK_SECRET", json.loads(result.stdout)["services"]["dispatcher"]["environment"]["WEBHOOK_SECRET"]
+    )
+    assert Settings().webhook_secret is None
 
 
 def test_no_secret_has_a_default() -> None:
@@ -134,7 +147,7 @@ def test_every_secret_in_a_container_came_from_the_operator(gpu: dict[str, Any])
     for service, definition in gpu.items():
         for name, value in definition.get("environment", {}).items():
             if re.search("PASSWORD|SECRET|ACCESS_KEY|AUTH", name):
-                assert value in SECRETS.values(), f"{service}: {name}"
+                assert value in {*SECRETS.values(), *OPTIONAL.values()}, f"{service}: {name}"
     assert SECRETS["REDIS_PASSWORD"] in gpu["api"]["environment"]["REDIS_URL"]
     assert SECRETS["POSTGRES_PASSWORD"] in gpu["api"]["environment"]["DATABASE_URL"]
 
@@ -196,6 +209,13 @@ def test_only_the_api_is_open_to_other_hosts(gpu: dict[str, Any]) -> None:
         "flower": ["127.0.0.1"],
         "s3": ["127.0.0.1"],
     }
+
+
+@pytest.mark.parametrize("name", ["api", "dispatcher", "worker"])
+def test_who_fetches_or_delivers_has_a_way_out(name: str) -> None:
+    whole = json.loads(compose(GPU_FILES, SECRETS).stdout)
+    internal = {network for network, rest in whole["networks"].items() if rest.get("internal")}
+    assert set(whole["services"][name]["networks"]) - internal
 
 
 def test_redis_and_postgres_have_no_way_out() -> None:
