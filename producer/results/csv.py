@@ -31,7 +31,8 @@ def write_csv(rows: Iterable[Row], extra_columns: Sequence[str] = (), *, saved: 
             yield text.getvalue().encode()
             text.seek(0)
             text.truncate()
-    yield text.getvalue().encode()
+    if text.tell():
+        yield text.getvalue().encode()
 
 
 def _cell(value: Any) -> Any:
