@@ -44,6 +44,23 @@ class Status(StrEnum):
         return self in {Status.COMPLETED, Status.FAILED}
 
 
+class BatchState(StrEnum):
+    """Where a batch is. Its rows run only while it is open."""
+
+    RECEIVING = "receiving"
+    """Its manifest is still being read; nothing runs yet."""
+    OPEN = "open"
+    PAUSED = "paused"
+    CANCELLED = "cancelled"
+    DONE = "done"
+    """Every row has ended. A retry, or more rows, open it again."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more happens unless its owner asks for it."""
+        return self in {BatchState.CANCELLED, BatchState.DONE}
+
+
 class Queue(StrEnum):
     """The two lines in front of the workers; interactive goes first."""
 

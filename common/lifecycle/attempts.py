@@ -12,19 +12,21 @@ from functools import cached_property
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, false, func, literal, null, select, tuple_, update
+from sqlalchemy import Connection, Row, exists, false, func, literal, null, or_, select, tuple_, update
 from sqlalchemy.sql.elements import ColumnElement
 
-from common.contract import FillRequest, Status
+from common.contract import BatchState, FillRequest, Status
 from common.database import notify_jobs
-from common.errors import FillfleetError, LeaseLost
+from common.errors import FillfleetError, LeaseLost, Rejected
+from common.lifecycle.counts import CANCELLED, count_moves
 from common.lifecycle.events import Event, record
 from common.lifecycle.locks import among, lock
-from common.lifecycle.wishes import CANCELLED
+from common.lifecycle.source_hosts import pause_host
 from common.settings import Settings
-from common.tables import jobs
+from common.tables import batches, jobs
 
 _MAX_ERROR_CHARS: Final = 2000
+_OF_OPEN_BATCH: Final = exists().where(batches.c.id == jobs.c.batch_id, batches.c.state == BatchState.OPEN)
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Claim:
     """sha256 by input, as first fetched by an earlier attempt."""
     created_at: datetime
     started_at: datetime
+    batch: UUID | None = None
 
     @cached_property
     def request(self) -> FillRequest:
@@ -67,6 +70,10 @@ class Release:
     counts: bool
     delay_seconds: float | None = None
     """How long it must wait; by default the backoff where it counts, and nothing where it does not."""
+    host: str | None = None
+    """A host that said that it is too busy: no job that fetches its image there is published…"""
+    host_pause_seconds: float = 0.0
+    """…for so long."""
 
 
 def claim(connection: Connection, job: UUID, *, worker: str, lease_seconds: float) -> Claim | None:
@@ -78,6 +85,7 @@ def claim(connection: Connection, job: UUID, *, worker: str, lease_seconds: floa
             jobs.c.status == Status.CREATED,
             jobs.c.available_at <= func.now(),
             jobs.c.cancel_requested_at.is_(None),
+            or_(jobs.c.batch_id.is_(None), _OF_OPEN_BATCH),
         )
         .values(
             status=Status.PROCESSING,
@@ -87,11 +95,20 @@ def claim(connection: Connection, job: UUID, *, worker: str, lease_seconds: floa
             on_device=false(),
             started_at=func.now(),
         )
-        .returning(jobs.c.owner_id, jobs.c.attempt, jobs.c.request, jobs.c.pins, jobs.c.created_at, jobs.c.started_at)
+        .returning(
+            jobs.c.owner_id,
+            jobs.c.attempt,
+            jobs.c.request,
+            jobs.c.pins,
+            jobs.c.created_at,
+            jobs.c.started_at,
+            jobs.c.batch_id,
+        )
     ).one_or_none()
     if row is None:
         return None
     record(connection, Event.CLAIMED, job, row.attempt, worker=worker)
+    count_moves(connection, [(row.batch_id, Status.CREATED, Status.PROCESSING, None)])
     return Claim(
         job=job,
         owner=row.owner_id,
@@ -100,6 +117,7 @@ def claim(connection: Connection, job: UUID, *, worker: str, lease_seconds: floa
         pins=row.pins,
         created_at=row.created_at,
         started_at=row.started_at,
+        batch=row.batch_id,
     )
 
 
@@ -127,14 +145,21 @@ def pin(connection: Connection, job: UUID, attempt: int, pins: Mapping[str, str]
 
 def complete(connection: Connection, job: UUID, attempt: int, result: Mapping[str, Any]) -> None:
     """End the attempt with its result. Raises LeaseLost where the job is no longer this attempt's."""
-    _change(connection, job, attempt, **_ended(Status.COMPLETED), result=dict(result))
+    batch = _change(connection, job, attempt, **_ended(Status.COMPLETED), result=dict(result))
     record(connection, Event.COMPLETED, job, attempt)
+    count_moves(connection, [(batch, Status.PROCESSING, Status.COMPLETED, None)])
 
 
 def fail(connection: Connection, job: UUID, attempt: int, error: FillfleetError) -> None:
     """End the attempt for good with a message for the user. Raises LeaseLost."""
-    _change(connection, job, attempt, **_ended(Status.FAILED), error_code=error.code, error=_storable(error.message))
+    values = {
+        "error_code": error.code,
+        "error": _storable(error.message),
+        "retryable": not isinstance(error, Rejected),
+    }
+    batch = _change(connection, job, attempt, **_ended(Status.FAILED), **values)
     record(connection, Event.FAILED, job, attempt, code=error.code)
+    count_moves(connection, [(batch, Status.PROCESSING, Status.FAILED, error.code)])
 
 
 def release(connection: Connection, job: UUID, attempt: int, why: Release, settings: Settings) -> Status:
@@ -162,7 +187,7 @@ def give_back(
         return Status.FAILED
     if why.counts and failures >= settings.max_failures:
         tries = "once" if failures == 1 else f"{failures} times"
-        _change(
+        batch = _change(
             connection,
             row.id,
             row.attempt,
@@ -170,11 +195,13 @@ def give_back(
             failures=failures,
             error_code=why.code,
             error=f"{_storable(why.message)} (tried {tries})",
+            retryable=True,
         )
         record(connection, Event.FAILED, row.id, row.attempt, code=why.code, failures=failures)
+        count_moves(connection, [(batch, Status.PROCESSING, Status.FAILED, why.code)])
         return Status.FAILED
     delay = why.delay_seconds
-    _change(
+    batch = _change(
         connection,
         row.id,
         row.attempt,
@@ -187,18 +214,25 @@ def give_back(
         available_at=_backoff(failures, settings) if delay is None and why.counts else _after(delay or 0.0),
     )
     record(connection, event, row.id, row.attempt, code=why.code, counts=why.counts)
+    count_moves(connection, [(batch, Status.PROCESSING, Status.CREATED, None)])
+    if why.host and why.host_pause_seconds > 0:
+        pause_host(connection, why.host, why.host_pause_seconds)
     notify_jobs(connection)
     return Status.CREATED
 
 
-def _change(connection: Connection, job: UUID, attempt: int, **values: Any) -> None:
+def _change(connection: Connection, job: UUID, attempt: int, **values: Any) -> UUID | None:
+    """Change the job of this attempt and return its batch. Raises LeaseLost."""
     changed = connection.execute(
         update(jobs)
         .where(jobs.c.id == job, jobs.c.status == Status.PROCESSING, jobs.c.attempt == attempt)
         .values(**values)
-    )
-    if changed.rowcount != 1:
+        .returning(jobs.c.batch_id)
+    ).one_or_none()
+    if changed is None:
         raise LeaseLost
+    batch: UUID | None = changed.batch_id
+    return batch
 
 
 def _ended(status: Status) -> dict[str, Any]:

@@ -11,49 +11,17 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import ARRAY, BigInteger, Connection, Uuid, column, func, literal, null, or_, select, text, update
+from sqlalchemy import ARRAY, BigInteger, Connection, Uuid, column, func, literal, null, or_, select, update
 
 from common.contract import Queue, Status
 from common.lifecycle.attempts import Release, give_back
 from common.lifecycle.events import Event
 from common.lifecycle.locks import among, lock
+from common.lifecycle.turns import next_jobs
 from common.settings import Settings
 from common.tables import PUBLISHED, RUNNING, jobs, publish_seq
 
-_BY_TURNS: Final = text("""
-    WITH RECURSIVE waiting (owner_id) AS (
-        (
-            SELECT owner_id FROM jobs
-            WHERE queue = :queue AND status = 'created' AND publish_seq IS NULL
-            ORDER BY owner_id LIMIT 1
-        )
-        UNION ALL
-        SELECT later.owner_id
-        FROM waiting
-        CROSS JOIN LATERAL (
-            SELECT owner_id FROM jobs
-            WHERE queue = :queue AND status = 'created' AND publish_seq IS NULL AND owner_id > waiting.owner_id
-            ORDER BY owner_id LIMIT 1
-        ) AS later
-    )
-    SELECT pick.id
-    FROM waiting
-    CROSS JOIN LATERAL (
-        SELECT id, row_number() OVER (ORDER BY available_at, id) AS turn
-        FROM jobs
-        WHERE queue = :queue AND owner_id = waiting.owner_id
-          AND status = 'created' AND publish_seq IS NULL AND available_at <= now()
-        ORDER BY available_at, id
-        LIMIT :room
-    ) AS pick
-    ORDER BY pick.turn, waiting.owner_id <= :last_owner, waiting.owner_id
-    LIMIT :room
-""")
-"""One job of each owner, then the next of each: nobody waits behind somebody else's thousand. The owner that was
-served last goes to the end of a turn. The owners are found by hopping from one to the next in ix_jobs_waiting, so
-those who wait for nothing cost nothing."""
-
-_FIRST_OWNER: Final = UUID(int=0)
+_NO_BATCH: Final = UUID(int=0)
 
 
 @dataclass(frozen=True)
@@ -66,14 +34,14 @@ class Published:
     place: int
 
 
-def publish_waiting(
-    connection: Connection, queue: Queue, *, room: int, last_owner: UUID | None = None
-) -> list[Published]:
-    """Mark at most `room` due jobs as published, by turns between owners, and return their messages in that order."""
+def publish_waiting(connection: Connection, queue: Queue, *, room: int, host_limit: int = 0) -> list[Published]:
+    """Mark at most `room` due jobs as published, by turns, and return their messages in that order.
+
+    `host_limit` bounds how many jobs of batches that fetch from one host may be in flight; 0: no bound.
+    """
     if room <= 0:
         return []
-    turns = {"queue": queue.value, "room": room, "last_owner": last_owner or _FIRST_OWNER}
-    return _mark(connection, dict.fromkeys(connection.execute(_BY_TURNS, turns).scalars()))
+    return _mark(connection, dict.fromkeys(next_jobs(connection, queue, room=room, host_limit=host_limit)))
 
 
 def publish_lost(
@@ -127,6 +95,7 @@ def rescue(connection: Connection, settings: Settings, *, limit: int = 100) -> l
             jobs.c.attempt,
             jobs.c.failures,
             jobs.c.cancel_requested_at,
+            jobs.c.batch_id,
             or_(jobs.c.on_device, jobs.c.attempt >= settings.max_uncounted_attempts).label("counts"),
         )
         .where(RUNNING, jobs.c.lease_until < func.now())
@@ -145,7 +114,8 @@ def rescue(connection: Connection, settings: Settings, *, limit: int = 100) -> l
                 settings,
             ),
         )
-        for row in rows
+        # In the order of the batches, whose counts are written: see counts.py.
+        for row in sorted(rows, key=lambda row: row.batch_id or _NO_BATCH)
     ]
 
 

@@ -24,12 +24,20 @@ def among(ids: Iterable[UUID]) -> ColumnElement[bool]:
 def lock(
     connection: Connection, ids: Iterable[UUID], *fits: ColumnElement[bool], skip_locked: bool = False
 ) -> Sequence[Row[*tuple[Any, ...]]]:
-    """Lock those of `ids` that fit, and return (id, status, attempt, publish_seq, cancel_requested_at), by id.
+    """Lock those of `ids` that fit, and return what the transitions look at, by id.
 
     Do not repeat the predicate of a partial index in `fits`: the planner may then read that whole index instead of
     looking up the ids.
     """
-    rows = select(jobs.c.id, jobs.c.status, jobs.c.attempt, jobs.c.publish_seq, jobs.c.cancel_requested_at)
+    rows = select(
+        jobs.c.id,
+        jobs.c.status,
+        jobs.c.attempt,
+        jobs.c.publish_seq,
+        jobs.c.cancel_requested_at,
+        jobs.c.batch_id,
+        jobs.c.error_code,
+    )
     # NO KEY UPDATE, since the foreign keys that point here need not wait for any of this.
     held = rows.where(among(ids), *fits).order_by(jobs.c.id).with_for_update(key_share=True, skip_locked=skip_locked)
     return connection.execute(held).all()

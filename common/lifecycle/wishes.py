@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from uuid import UUID
 
-from sqlalchemy import Connection, func, insert, null, update
+from sqlalchemy import Connection, func, insert, null, true, update
 
 from common.contract import FillRequest, Queue, Status
 from common.database import notify_jobs
 from common.ids import new_id
+from common.lifecycle.batch_states import reopen
+from common.lifecycle.counts import CANCELLED, count_moves
 from common.lifecycle.events import Event, record, record_all
 from common.lifecycle.locks import among, lock
 from common.tables import jobs
-
-CANCELLED = "cancelled"
 
 
 def create(connection: Connection, owner: UUID, request: FillRequest, *, queue: Queue, model: str) -> UUID:
@@ -61,6 +61,7 @@ def cancel(connection: Connection, owner: UUID, wanted: Iterable[UUID]) -> list[
             error_code=CANCELLED,
             error=CANCELLED,
             ended_at=func.now(),
+            retryable=true(),
             cancel_requested_at=func.now(),
             publish_seq=null(),
         )
@@ -72,11 +73,18 @@ def cancel(connection: Connection, owner: UUID, wanted: Iterable[UUID]) -> list[
     )
     record_all(connection, Event.FAILED, waiting, code=CANCELLED)
     record_all(connection, Event.CANCEL_REQUESTED, running)
+    count_moves(
+        connection,
+        ((row.batch_id, Status.CREATED, Status.FAILED, CANCELLED) for row in under_way if row.status == Status.CREATED),
+    )
     return [row.id for row in under_way]
 
 
 def retry(connection: Connection, owner: UUID, wanted: Iterable[UUID]) -> list[UUID]:
-    """Put failed jobs back to created with a clean count of failures; returns the ids that were failed."""
+    """Put failed jobs back to created with a clean count of failures; returns the ids that were failed.
+
+    A batch that was over is opened again, unless it is still being cancelled.
+    """
     failed = lock(
         connection,
         wanted,
@@ -97,12 +105,15 @@ def retry(connection: Connection, owner: UUID, wanted: Iterable[UUID]) -> list[U
             cancel_requested_at=null(),
             error_code=null(),
             error=null(),
+            retryable=null(),
             ended_at=null(),
             result=null(),
             pins={},
         )
     )
     record_all(connection, Event.RETRIED, ((row.id, row.attempt) for row in failed))
+    reopen(connection, {row.batch_id for row in failed if row.batch_id is not None})
+    count_moves(connection, ((row.batch_id, Status.FAILED, Status.CREATED, row.error_code) for row in failed))
     notify_jobs(connection)
     return [row.id for row in failed]
 

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from common.contract import MODELS, InvalidRequest
 from common.errors import Rejected, Transient, Unavailable
 from producer.api.envelope import ApiError, VendorCode, failure, invalid
+from producer.inputs import NoSuchUpload
 
 RETRY_SECONDS: Final = 2
 _SHOWN_PATH: Final = 100
@@ -35,7 +36,7 @@ async def _api_error(_request: Request, error: Exception) -> Response:
 
 async def _invalid_request(_request: Request, error: Exception) -> Response:
     assert isinstance(error, InvalidRequest)  # noqa: S101 - as above
-    return failure(invalid(error.problems))
+    return failure(invalid(error.problems, status=404 if isinstance(error, NoSuchUpload) else 400))
 
 
 async def _rejected(_request: Request, error: Exception) -> Response:

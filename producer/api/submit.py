@@ -22,13 +22,13 @@ from producer.api import idempotency, openapi
 from producer.api.auth import CallerOf
 from producer.api.envelope import SUCCESS, invalid, success
 from producer.api.idempotency import OnceKey, create_once, read_once_key
-from producer.api.inputs import InputResolver
 from producer.api.json_body import read_json_object
 from producer.api.links import ApiRootOf
 from producer.api.predictions import answer, no_such_prediction
 from producer.api.services import Services, ServicesOf
 from producer.api.sync_mode import timed_out, wait_until_over
 from producer.api.validation import ignored
+from producer.inputs import InputResolver
 from producer.jobs import Job, get_job
 from producer.keys import Caller
 

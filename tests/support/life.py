@@ -18,7 +18,7 @@ from common.errors import LeaseLost, Rejected
 from common.ids import new_id
 from common.lifecycle import Claim, Published, Release
 from common.settings import Settings
-from common.tables import api_keys, job_events, jobs, owners, uploads
+from common.tables import api_keys, batches, job_events, jobs, owners, uploads
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,9 +54,9 @@ class Life:
         """Make a job that waits to be published."""
         return self.do(lifecycle.create, owner or self.owner, REQUEST, queue=queue, model=MODEL)
 
-    def publish(self, room: int = 100, *, queue: Queue = Queue.BULK, last_owner: UUID | None = None) -> list[Published]:
+    def publish(self, room: int = 100, *, queue: Queue = Queue.BULK) -> list[Published]:
         """Publish what waits and is due."""
-        return self.do(lifecycle.publish_waiting, queue, room=room, last_owner=last_owner)
+        return self.do(lifecycle.publish_waiting, queue, room=room)
 
     def claim(self, job: UUID, worker: str = "w1", lease_seconds: float = 60.0) -> Claim | None:
         """Try to take a job."""
@@ -120,7 +120,7 @@ class Life:
 def remove_all(engine: Engine) -> None:
     """Empty the database. For the few rows of a test, deleting is thirty times as fast as truncating."""
     with engine.begin() as connection:
-        for table in (jobs, uploads, api_keys, owners):  # what hangs on a job goes with it
+        for table in (jobs, batches, uploads, api_keys, owners):  # what hangs on a job goes with it
             connection.execute(delete(table))
 
 

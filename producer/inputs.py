@@ -11,33 +11,35 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from common.contract import ALLOWED, FillRequest, Problem
+from common.contract import ALLOWED, FillRequest, InvalidRequest, Problem
 from common.errors import Rejected
 from common.ids import parse_id
 from common.objects import Objects
 from common.settings import Settings
 from common.sources import HttpSource, ObjectSource, check_source_owner, parse_source
 from common.urls import origin, shown, split_http_url
-from producer.api.envelope import invalid
 from producer.uploads import find_upload
 
 _UPLOAD_PATH: Final = re.compile(r"/api/v[23]/media/files/([^/]*)(/.*)?")
 
 
-class InputResolver:
-    """Resolves what one request of one owner names. `base` is the API's own address as the caller knows it."""
+class NoSuchUpload(InvalidRequest):
+    """A request names an upload that its owner does not have."""
 
-    def __init__(self, settings: Settings, objects: Objects, owner: UUID, base: str) -> None:
+
+class InputResolver:
+    """Resolves what requests of one owner name. `base` is the API's own address as the caller knows it."""
+
+    def __init__(self, settings: Settings, objects: Objects, owner: UUID, base: str | None) -> None:
         self._settings = settings
         self._objects = objects
         self._owner = owner
-        self._base = split_http_url(base)
+        self._base = None if base is None else split_http_url(base)
 
     def resolve(self, connection: Connection, request: FillRequest) -> FillRequest:
         """Return the request with every source that is ours as an s3:// URI.
 
-        Raises ApiError naming the field: 400 where a source can never be read, 404 where it is an upload that this
-        owner does not have.
+        Raises InvalidRequest naming the field where a source can never be read, NoSuchUpload.
         """
         mask = request.mask_image
         return request.model_copy(
@@ -62,14 +64,14 @@ class InputResolver:
                 source = self._upload(connection, field, source)
             check_source_owner(source, self._owner, what=field)
         except Rejected as error:
-            raise invalid([_problem(field, text, error.message)]) from None
+            raise InvalidRequest((_problem(field, text, error.message),)) from None
         return source.url if isinstance(source, HttpSource) else self._objects.uri(source.key)
 
     def _upload(self, connection: Connection, field: str, source: HttpSource) -> HttpSource | ObjectSource:
         """Return the object that a link to an upload names. Any name of this API's host will do: ids are unique."""
         parts = split_http_url(source.url)
-        prefix = self._base.path.rstrip("/")
-        ours = origin(parts) == origin(self._base) and parts.path.startswith(prefix)
+        prefix = "" if self._base is None else self._base.path.rstrip("/")
+        ours = self._base is not None and origin(parts) == origin(self._base) and parts.path.startswith(prefix)
         found = _UPLOAD_PATH.fullmatch(parts.path.removeprefix(prefix) if ours else parts.path)
         if found is None:
             return source
@@ -79,7 +81,7 @@ class InputResolver:
             return ObjectSource(self._objects.bucket, upload.key)
         if ours:
             problem = Problem(field, shown(source.url), "is no upload of yours", "an upload made with a key of yours")
-            raise invalid([problem], status=404)
+            raise NoSuchUpload((problem,))
         return source
 
 
