@@ -60,6 +60,8 @@ class Poster:
                 raise Rejected("post_refused", PUBLIC_ONLY) from None
             except (OSError, EOFError, UnicodeError, urllib3.exceptions.HTTPError) as error:
                 raise _in_words(error, deadline) from None
+            if deadline.expired:  # a connection that we cut can look like the end of the headers
+                raise Transient("post_timeout", _TOO_LATE)
             # The status says it all: an answer that breaks off or never ends after it changes nothing.
             with suppress(OSError, EOFError, urllib3.exceptions.HTTPError):
                 response.raw.read(_ANSWER_BYTES, decode_content=False)
