@@ -43,7 +43,7 @@ _LORAS: Final = pa.list_(
 COLUMNS: Final[tuple[Column, ...]] = (
     Column("custom_id", _TEXT, "the row's own id, where the manifest gave one"),
     Column("row", _INTEGER, "the row's number in the manifest, from 1"),
-    Column("job_id", _TEXT, "the job that this row became"),
+    Column("job_id", _TEXT, "the job that this row became: the id of its prediction on the wire"),
     Column("batch_id", _TEXT, "the batch"),
     Column("status", _TEXT, "created, processing, completed or failed (cancelled: failed, with that error_code)"),
     Column("error_code", _TEXT, "one stable word for what went wrong; null unless failed"),

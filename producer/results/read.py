@@ -15,11 +15,9 @@ from sqlalchemy import ColumnElement, Connection, Engine, select, tuple_
 
 from common.contract import Status
 from common.database import transaction
-from common.tables import batch_adapters, jobs
+from common.tables import jobs
 
 PAGE_ROWS: Final = 1000
-REVISIONS: Final = "revisions"
-"""What a job gets beside the columns of its table: path → revision of the LoRAs that its batch pinned."""
 
 _COLUMNS: Final = (
     jobs.c.id,
@@ -44,7 +42,7 @@ _COLUMNS: Final = (
 _PLACE: Final = tuple_(jobs.c.row_no, jobs.c.id)
 
 StoredJob = Mapping[str, Any]
-"""The columns of the jobs table that results are made of, and `revisions`."""
+"""The columns of the jobs table that results are made of."""
 
 
 class Position(NamedTuple):
@@ -83,21 +81,18 @@ def read_jobs(
 
     Deleted jobs are left out. Raises Unavailable, also between two rows.
     """
-    pins = _Pins(batch)
     place = after
     while True:
         with transaction(engine) as connection:
             page, place = _read_page(connection, (owner, batch), wanted, place, page_rows)
-            revisions = pins.of(connection, page)
-        for job in page:
-            yield {**job, REVISIONS: revisions}
+        yield from page
         if place is None:
             return
 
 
 def _read_page(
     connection: Connection, whose: tuple[UUID, UUID], wanted: RowFilter, after: Position | None, page_rows: int
-) -> tuple[Sequence[Mapping[str, Any]], Position | None]:
+) -> tuple[Sequence[StoredJob], Position | None]:
     """Return the jobs wanted among the next `page_rows`, and the place behind those; None where they were the last.
 
     The page is measured before it is filtered: a query for three failures never reads ten million rows at once.
@@ -118,12 +113,10 @@ def _read_page(
         .limit(1)
     ).one_or_none()
     end = None if last is None else Position(last.row_no, last.id)
-    if end is not None:
-        visible.append(tuple_(end.row, end.job) >= _PLACE)
-    rows = connection.execute(
-        select(*_COLUMNS).where(*visible, *_conditions(wanted)).order_by(jobs.c.row_no, jobs.c.id)
-    )
-    return [dict(row) for row in rows.mappings()], end
+    page = select(*_COLUMNS).where(*visible, *_conditions(wanted)).order_by(jobs.c.row_no, jobs.c.id)
+    # What came in since it was measured is not let into the last page, which would have no bound then.
+    page = page.limit(page_rows) if end is None else page.where(tuple_(end.row, end.job) >= _PLACE)
+    return [dict(row) for row in connection.execute(page).mappings()], end
 
 
 def _conditions(wanted: RowFilter) -> list[ColumnElement[bool]]:
@@ -133,32 +126,3 @@ def _conditions(wanted: RowFilter) -> list[ColumnElement[bool]]:
     if wanted.error_codes is not None:
         conditions.append(jobs.c.error_code.in_(wanted.error_codes))
     return conditions
-
-
-class _Pins:
-    """The revisions of a batch's LoRAs, looked up as pages need them: a batch may name thousands."""
-
-    def __init__(self, batch: UUID) -> None:
-        self._batch = batch
-        self._known: dict[str, str] = {}
-
-    def of(self, connection: Connection, page: Sequence[Mapping[str, Any]]) -> Mapping[str, str]:
-        """Return path → revision, for all LoRAs of the page that are pinned."""
-        unknown = {path for job in page for path in _paths(job["request"])} - self._known.keys()
-        if unknown:
-            rows = connection.execute(
-                select(batch_adapters.c.path, batch_adapters.c.revision).where(
-                    batch_adapters.c.batch_id == self._batch,
-                    batch_adapters.c.path.in_(unknown),
-                    batch_adapters.c.revision.is_not(None),
-                )
-            )
-            self._known |= {row.path: row.revision for row in rows}
-        return self._known
-
-
-def _paths(request: object) -> Iterator[str]:
-    loras = request.get("loras") if isinstance(request, Mapping) else None
-    for lora in loras if isinstance(loras, list) else []:
-        if isinstance(lora, Mapping) and isinstance(lora.get("path"), str):
-            yield lora["path"]

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
+from uuid import UUID
 
 from common.contract import FillRequest
 from producer.results.columns import EXTRA, Row
@@ -23,7 +24,7 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
 
 
 def flatten(job: Mapping[str, Any], *, bucket: str) -> Row:
-    """Return the row of a job: `job` has the columns of the jobs table, and maybe `revisions` (path → revision).
+    """Return the row of a job: `job` has the columns of the jobs table.
 
     Outputs become s3:// URIs in `bucket`. Lists are null unless the job is completed, and so are its measurements.
     """
@@ -92,7 +93,7 @@ def _parameters(request: Mapping[str, Any]) -> Row:
 
 def _loras(job: Mapping[str, Any], request: Mapping[str, Any], result: Mapping[str, Any]) -> list[Row]:
     asked = _objects(request.get("loras"))
-    used, pins, revisions = _objects(result.get("loras")), _object(job.get("pins")), _object(job.get("revisions"))
+    used, pins = _objects(result.get("loras")), _object(job.get("pins"))
     rows = []
     for number, lora in enumerate(asked):
         path = _text(lora.get("path"))
@@ -102,7 +103,7 @@ def _loras(job: Mapping[str, Any], request: Mapping[str, Any], result: Mapping[s
                 "path": path,
                 "scale": _number(lora.get("scale")),
                 "sha256": _text(seen.get("sha256")) or _text(pins.get(f"loras[{number}].path")),
-                "revision": _text(seen.get("revision")) or _text(revisions.get(path or "")),
+                "revision": _text(seen.get("revision")),
             }
         )
     return rows
@@ -143,7 +144,7 @@ def _text(value: object) -> str | None:
 
 
 def _id(value: object) -> str | None:
-    return None if value is None else str(value)
+    return value.hex if isinstance(value, UUID) else None  # as the wire has it
 
 
 def _integer(value: object) -> int | None:
