@@ -45,6 +45,8 @@ class UsedLora(_Frozen):
     path: str
     sha256: str
     scale: float
+    revision: str | None = None
+    """The hub's commit that it came from; None where it came from elsewhere."""
 
 
 class JobResult(_Frozen):
@@ -56,6 +58,9 @@ class JobResult(_Frozen):
     worker: str
     mask_coverage: float
     """The part of the canvas that was filled, 0 to 1."""
+    max_difference_outside_mask: int | None = None
+    """The largest difference of a channel, 0 to 255, between the stored images and the original where the mask is 0.
+    Blanked images don't count; None where none is left, and where the mask covers all."""
     inputs: dict[str, str]
     """sha256 of image and mask_image, as fetched."""
     loras: tuple[UsedLora, ...] = ()

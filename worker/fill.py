@@ -25,6 +25,7 @@ from worker.canvas import Canvas, draw_canvas, paste_back
 from worker.device import Device, Filled
 from worker.encode import encode_image
 from worker.inputs import InputReader, Inputs
+from worker.kept import max_difference_outside_mask
 from worker.lease import Lease
 from worker.safety import SafetyChecker, blank
 from worker.work import Work
@@ -66,19 +67,23 @@ def fill_job(claim: Claim, lease: Lease, shop: Workshop) -> JobResult:
 
     lease.enter("upload", settings.upload_seconds * request.num_images)
     returned = time.monotonic()
-    outputs = tuple(
+    finished = [
         _finish(claim, shop, canvas, generated, number, seed)
         for number, (generated, seed) in enumerate(zip(filled.images, work.seeds, strict=True))
-    )
+    ]
     lease.check()
     return JobResult(
-        outputs=outputs,
+        outputs=tuple(output for output, _ in finished),
         timings=_timings(claim, filled, fetch_seconds=fetched - began, upload_seconds=time.monotonic() - returned),
         model_version=shop.model_version,
         worker=shop.worker_id,
         mask_coverage=round(canvas.coverage, 6),
+        max_difference_outside_mask=max((one for _, one in finished if one is not None), default=None),
         inputs=inputs.sha256,
-        loras=tuple(UsedLora(path=one.source, sha256=one.sha256, scale=one.scale) for one in inputs.adapters),
+        loras=tuple(
+            UsedLora(path=one.source, sha256=one.sha256, scale=one.scale, revision=one.revision)
+            for one in inputs.adapters
+        ),
     )
 
 
@@ -116,15 +121,19 @@ def compute(work: Work, lease: Lease, device: Device) -> Filled:
         device.withdraw(future)
 
 
-def _finish(claim: Claim, shop: Workshop, canvas: Canvas, generated: Image, number: int, seed: int) -> Output:
+def _finish(
+    claim: Claim, shop: Workshop, canvas: Canvas, generated: Image, number: int, seed: int
+) -> tuple[Output, int | None]:
+    """Store one image; return what to record, and how far it is from the original outside the mask."""
     image = paste_back(canvas, generated)
     nsfw: bool | None = None
     if claim.request.enable_safety_checker or not shop.settings.allow_safety_checker_off:
         nsfw = shop.safety.check(image)
     encoded = encode_image(blank(image) if nsfw else image, claim.request.output_format)
-    key = output_key(claim.owner, claim.job, claim.attempt, number, encoded.extension)
+    difference = None if nsfw else max_difference_outside_mask(canvas, image, encoded)
+    key = output_key(claim.owner, claim.job, claim.attempt, number, encoded.extension, claim.batch)
     shop.objects.put(key, encoded.data, encoded.content_type)
-    return Output(
+    output = Output(
         key=key,
         sha256=encoded.sha256,
         bytes=len(encoded.data),
@@ -134,6 +143,7 @@ def _finish(claim: Claim, shop: Workshop, canvas: Canvas, generated: Image, numb
         seed=seed,
         nsfw=nsfw,
     )
+    return output, difference
 
 
 def _timings(claim: Claim, filled: Filled, *, fetch_seconds: float, upload_seconds: float) -> Timings:

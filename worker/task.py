@@ -92,7 +92,7 @@ class FillTask:
         except Draining as error:
             self._release(claim, lease, Release(error.code, error.message, counts=False))
         except Transient as error:
-            self._release(claim, lease, Release(error.code, error.message, counts=True))
+            self._release(claim, lease, self._trouble_of(claim, error))
         except Unavailable as error:
             self._release(claim, lease, self._outage_of(claim, error))
         except DeviceBroken:
@@ -102,6 +102,24 @@ class FillTask:
             log.exception("job.internal_error")
             why = Release("internal_error", "an internal error, which the operator's log describes", counts=True)
             self._release(claim, lease, why)
+
+    def _trouble_of(self, claim: Claim, error: Transient) -> Release:
+        if error.host is None:
+            return Release(error.code, error.message, counts=True)
+        # A host that asks for fewer requests says nothing about the job that it happened to say it to; and the other
+        # jobs that name it wait as well. Where it never gets better, such a job must end at some time, too.
+        settings = self._settings
+        pause = error.retry_after_seconds
+        if pause is None:
+            pause = min(settings.backoff_max_seconds, settings.backoff_seconds * 2 ** min(claim.attempt - 1, 30))
+        return Release(
+            error.code,
+            error.message,
+            counts=claim.attempt >= settings.max_uncounted_attempts,
+            delay_seconds=pause,
+            host=error.host,
+            host_pause_seconds=pause,
+        )
 
     def _outage_of(self, claim: Claim, error: Unavailable) -> Release:
         self._outage.note(error)

@@ -15,13 +15,17 @@ Tick = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Adapter:
-    """One verified LoRA at one scale. `sha256` is its identity, `source` the word the user wrote."""
+    """One verified LoRA at one scale. `sha256` is its identity, `source` the word the user wrote.
+
+    `revision` is the hub's commit, where it came from there.
+    """
 
     source: str
     sha256: str
     path: Path
     bytes: int
     scale: float
+    revision: str | None = None
 
 
 @dataclass(frozen=True)

@@ -185,6 +185,52 @@ def test_a_passing_trouble_that_does_not_pass_fails_the_job_after_its_tries(benc
     assert failed.code == "fetch_timeout"
 
 
+def test_a_host_that_is_too_busy_costs_the_job_nothing_and_everybody_leaves_it_alone_for_as_long_as_it_asks(
+    bench: Bench,
+) -> None:
+    host = f"{new_id().hex}.example:81"
+    busy = raises(Transient("fetch_failed", "image: HTTP 429", retry_after_seconds=100.0, host=host))
+    job = bench.life.create()
+    for attempt in range(1, 6):  # more often than a job may fail
+        bench.run(busy, job)
+        row = bench.life.row(job)
+        assert (row["status"], row["failures"], row["attempt"]) == ("created", 0, attempt)
+        assert -101 < bench.life.age(job, "available_at") < -95
+        bench.life.make_due(job)
+    with bench.life.engine.begin() as connection:
+        rest = text("SELECT EXTRACT(epoch FROM not_before - now()) FROM source_hosts WHERE host = :host")
+        assert 95 < float(connection.execute(rest, {"host": host}).scalar_one()) < 101
+    bench.run(completes, job)
+    assert bench.life.row(job)["status"] == "completed"
+
+
+def test_a_busy_host_that_names_no_time_is_left_alone_for_longer_each_time(life: Life) -> None:
+    bench = Bench(life, backoff_seconds=10.0, backoff_max_seconds=35.0)
+    busy = raises(Transient("fetch_failed", "image: HTTP 503", host=f"{new_id().hex}.example"))
+    job = life.create()
+    waits = []
+    for _ in range(4):
+        bench.run(busy, job)
+        waits.append(round(-life.age(job, "available_at")))
+        life.make_due(job)
+    bench.close()
+    assert waits == [10, 20, 35, 35]
+
+
+def test_a_host_that_stays_too_busy_ends_the_job_at_last(life: Life) -> None:
+    bench = Bench(life, max_uncounted_attempts=4)
+    busy = raises(Transient("fetch_failed", "image: HTTP 503", retry_after_seconds=1.0, host=f"{new_id().hex}.example"))
+    job = life.create()
+    for _ in range(5):
+        bench.run(busy, job)
+        life.make_due(job)
+    _, failed = bench.run_to_failure(busy, job)
+    bench.close()
+    row = life.row(job)
+    assert (row["status"], row["attempt"], row["failures"]) == ("failed", 6, 3)
+    assert failed.message == "image: HTTP 503"
+
+
 def test_a_defect_of_ours_is_retried_then_fails_and_tells_nothing_internal(bench: Bench) -> None:
     job = bench.life.create()
     for _ in range(2):
