@@ -98,12 +98,13 @@ def parse_size(text: str) -> Size | None:
     return size
 
 
+_UNSTORABLE_CHARACTER: Final = re.compile("[\x00\ud800-\udfff]")
 _UNSTORABLE: Final = "holds a NUL character or half of a surrogate pair"
 
 
 def _storable(text: str) -> str:
     # Postgres stores neither NUL nor half a surrogate pair; JSON can carry both.
-    if "\x00" in text or any("\ud800" <= char <= "\udfff" for char in text):
+    if _UNSTORABLE_CHARACTER.search(text):
         raise PydanticCustomError("unstorable_text", _UNSTORABLE)
     return text
 
@@ -181,13 +182,17 @@ class FillRequest(BaseModel):
         """Return this request with a drawn seed where it asked for a random one."""
         if self.seed >= 0:
             return self
-        # Leaves room for the seeds of the job's other images (seed + i).
-        return self.model_copy(update={"seed": secrets.randbelow(MAX_SEED - MAX_IMAGES)})
+        return self.model_copy(update={"seed": draw_seed()})
 
     @property
     def output_size(self) -> Size | None:
         """The size asked for, or None for the image's own."""
         return parse_size(self.size)
+
+
+def draw_seed() -> int:
+    """Return a random seed that leaves room for the seeds of the job's other images (seed + i)."""
+    return secrets.randbelow(MAX_SEED - MAX_IMAGES)
 
 
 ALLOWED: Final[Mapping[str, str]] = {

@@ -33,7 +33,7 @@ def check_characters(text: str) -> None:
         raise BadUrl(f"is {len(text)} characters long; at most {MAX_URL_CHARACTERS} are allowed")
     if text != text.strip():
         raise BadUrl("begins or ends with a space; remove it")
-    if any(not character.isprintable() for character in text):
+    if not text.isprintable():
         raise BadUrl("holds a line break or another invisible character; percent-encode or remove it")
     if "\\" in text:
         raise BadUrl("holds a backslash; use / between the parts")

@@ -109,7 +109,7 @@ def _accept(connection: Connection, services: Services, order: _Order) -> Job:
     resolver = InputResolver(services.settings, services.objects, owner, order.base)
 
     def create(inner: Connection) -> UUID:
-        fill = resolver.resolve(inner, order.request).with_seed()
+        fill = resolver.resolve(order.request, lambda look: look(inner)).with_seed()
         return lifecycle.create(inner, owner, fill, queue=order.queue, model=order.model)
 
     job = create_once(connection, owner, order.once, create) if order.once else create(connection)
