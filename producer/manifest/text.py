@@ -103,6 +103,22 @@ class _Joined(io.RawIOBase):
         return len(data)
 
 
+class _Unzipped(io.RawIOBase):
+    """What a gz holds, given out as it comes: where the gz breaks off, all before that has been read."""
+
+    def __init__(self, zipped: gzip.GzipFile) -> None:
+        self._zipped = zipped
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(cast(bytearray, buffer))
+        data = self._zipped.read1(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+
 def first_bytes(source: ByteSource) -> bytes:
     """Return the first few thousand bytes of `source`, unzipped. Raises ManifestError."""
     try:
@@ -169,7 +185,7 @@ def _unzipped(file: io.BufferedReader[Any]) -> io.BufferedReader[Any]:
     """Return the plain bytes of `file`, which may be gzipped: told by its first bytes, as names may lie."""
     if file.peek(2)[:2] != _GZIP:
         return file
-    return io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=file, mode="rb")), _BUFFER_BYTES)
+    return io.BufferedReader(_Unzipped(gzip.GzipFile(fileobj=file, mode="rb")), _BUFFER_BYTES)
 
 
 def _unreadable(name: str, error: Exception, place: str) -> ManifestError:
