@@ -31,7 +31,10 @@ BLOCK_BYTES = 256 * 1024
 DELETE_BATCH = 1000  # what DeleteObjects takes at most
 BUSY = frozenset({408, 425, 429})
 NO_SUCH_KEY = frozenset({"NoSuchKey", "404", "NotFound"})
+SHUT = frozenset({"NoSuchBucket", "AccessDenied", "403", "Forbidden", "PermanentRedirect", "301"})
+"""The bucket is not there, or not for us."""
 BUCKET_EXISTS = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
+_NOT_FOUND = "object_not_found"
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _EXTENSION = re.compile(r"[a-z0-9]{1,10}")
 
@@ -47,6 +50,7 @@ class Objects:
         )
         self.bucket = settings.s3_bucket
         self.endpoint = settings.s3_endpoint.rstrip("/")
+        self._readable = {settings.s3_bucket, *(prefix.bucket for prefix in settings.s3_read_prefixes)}
         self._region = settings.s3_region
         self._link_seconds = settings.presigned_url_seconds
         self._client = _connect(session, settings.s3_endpoint)
@@ -69,26 +73,35 @@ class Objects:
         with _errors_in_words():
             self._client.put_object(Bucket=self.bucket, Key=key, Body=data, ContentType=content_type)
 
-    def get(self, key: str, *, max_bytes: int) -> bytes:
-        """Return the content of `key`. Raises Rejected (object_not_found, object_too_large), Unavailable, Transient."""
+    def get(self, key: str, *, max_bytes: int, bucket: str | None = None) -> bytes:
+        """Return the content of `key`, of another bucket if it is named.
+
+        Raises Rejected: object_not_found, object_too_large, and bucket_not_readable of another bucket; Unavailable,
+        Transient.
+        """
         data = io.BytesIO()
-        self._read(key, max_bytes, data.write)
+        self._read(key, max_bytes, data.write, bucket)
         return data.getvalue()
 
-    def download(self, key: str, target: Path, *, max_bytes: int) -> str:
+    def download(self, key: str, target: Path, *, max_bytes: int, bucket: str | None = None) -> str:
         """Write the content of `key` to `target`, wholly or not at all, and return its sha256 in hex.
 
         Raises as `get` does, and OSError where the folder cannot be written to.
         """
         with atomic_file(target) as file:
-            return self._read(key, max_bytes, file.write)
+            return self._read(key, max_bytes, file.write, bucket)
 
-    def size(self, key: str) -> int | None:
-        """Return the bytes of `key`, or None where there is no such object. Raises Unavailable, Transient."""
+    def size(self, key: str, *, bucket: str | None = None) -> int | None:
+        """Return the bytes of `key`, or None where there is no such object. Raises Unavailable, Transient.
+
+        Of another bucket, Rejected (bucket_not_readable), too.
+        """
         try:
-            with _errors_in_words():
-                return self._client.head_object(Bucket=self.bucket, Key=key)["ContentLength"]
-        except Rejected:
+            with self._reading(bucket) as name:
+                return self._client.head_object(Bucket=name, Key=key)["ContentLength"]
+        except Rejected as error:
+            if error.code != _NOT_FOUND:
+                raise
             return None
 
     def list_keys(self, prefix: str) -> Iterator[tuple[str, int]]:
@@ -106,13 +119,17 @@ class Objects:
                 yield entry["Key"], entry["Size"]
 
     @contextmanager
-    def stream(self, key: str) -> Iterator[Callable[[int], bytes]]:
+    def stream(self, key: str, *, start: int = 0) -> Iterator[Callable[[int], bytes]]:
         """Yield a function that returns the next bytes of `key`, at most as many as asked for; b"" at the end.
 
-        Raises as `get` does, without its limit.
+        The first is byte `start`, counted from 0. Raises as `get` does, without its limit.
         """
         with _errors_in_words():
-            body = self._client.get_object(Bucket=self.bucket, Key=key)["Body"]
+            if start:
+                answer = self._client.get_object(Bucket=self.bucket, Key=key, Range=f"bytes={start}-")
+            else:
+                answer = self._client.get_object(Bucket=self.bucket, Key=key)
+        body = answer["Body"]
         with body:
 
             def read(size: int) -> bytes:
@@ -168,11 +185,27 @@ class Objects:
         except ClientError:  # another process was first
             return
 
-    def _read(self, key: str, max_bytes: int, write: Callable[[bytes], object]) -> str:
+    @contextmanager
+    def _reading(self, bucket: str | None) -> Iterator[str]:
+        """Yield the bucket to read from: ours unless another is named."""
+        if bucket is None or bucket == self.bucket:
+            with _errors_in_words():
+                yield self.bucket
+            return
+        if bucket not in self._readable:  # whoever forgot to check it before gets nothing by that
+            raise _not_readable()
+        try:
+            # That our own bucket is shut or missing is an outage of ours; of another it is no reason to stop all jobs.
+            with _errors_in_words(but=SHUT):
+                yield bucket
+        except ClientError:
+            raise _not_readable() from None
+
+    def _read(self, key: str, max_bytes: int, write: Callable[[bytes], object], bucket: str | None) -> str:
         digest = hashlib.sha256()
         size = 0
-        with _errors_in_words():
-            body = self._client.get_object(Bucket=self.bucket, Key=key)["Body"]
+        with self._reading(bucket) as name:
+            body = self._client.get_object(Bucket=name, Key=key)["Body"]
         with body:
             while True:
                 with _errors_in_words():
@@ -248,7 +281,7 @@ def _status(error: ClientError) -> int:
 def _in_words(error: ClientError) -> FillfleetError:
     status = _status(error)
     if status == 404 and error.response.get("Error", {}).get("Code") in NO_SUCH_KEY:
-        return Rejected("object_not_found", "the object does not exist; it may have been deleted")
+        return Rejected(_NOT_FOUND, "the object does not exist; it may have been deleted")
     # 403 and a missing bucket are our own set-up gone wrong, which no job is to blame for.
     if status >= 500 or status in BUSY or status in {403, 404}:
         return _unavailable()
@@ -257,3 +290,11 @@ def _in_words(error: ClientError) -> FillfleetError:
 
 def _unavailable() -> Unavailable:
     return Unavailable("storage_unavailable", "the object store is not available; try again later")
+
+
+def _not_readable() -> Rejected:
+    return Rejected(
+        "bucket_not_readable",
+        "this bucket cannot be read from here: it does not exist, or this server has no right to read it; check its "
+        "name, or ask the operator",
+    )

@@ -18,8 +18,11 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from common.errors import Rejected
+from common.read_prefixes import ReadPrefix, parse_read_prefixes
 from common.webhook_signature import WebhookSignature, check_secret
 
+OWNED_FOLDERS: Final = ("inputs", "uploads", "outputs")
+"""The top folders of our bucket; below each is one of every owner."""
 DEVELOPMENT_SECRET = "fillfleet-development-only"  # noqa: S105 - production refuses to start on it
 MIB = 1024 * 1024
 _DATABASE_SCHEMES: Final = frozenset({"postgres", "postgresql", "postgresql+psycopg"})
@@ -57,6 +60,9 @@ class Settings(BaseSettings):
     s3_bucket: str = "fillfleet"
     s3_access_key: SecretStr = SecretStr("fillfleet")
     s3_secret_key: SecretStr = SecretStr(DEVELOPMENT_SECRET)
+    s3_read_prefixes: Annotated[tuple[ReadPrefix, ...], NoDecode] = ()
+    """OWNERNAME=s3://bucket/prefix/ or *=s3://bucket/prefix/ entries, comma separated: what owners may name as inputs
+    beside their own objects. Read with the same endpoint and credentials as s3_bucket."""
     presigned_url_seconds: int = Field(default=3600, ge=60, le=7 * 86400)
 
     # --- the HTTP API
@@ -155,6 +161,11 @@ class Settings(BaseSettings):
             return tuple(part.strip().lower() for part in value.split(",") if part.strip())
         return value
 
+    @field_validator("s3_read_prefixes", mode="before")
+    @classmethod
+    def _split_prefixes(cls, value: object) -> object:
+        return parse_read_prefixes(value) if isinstance(value, str) else value
+
     @field_validator("database_url")
     @classmethod
     def _check_database_url(cls, value: SecretStr) -> SecretStr:
@@ -186,6 +197,17 @@ class Settings(BaseSettings):
         if value is not None:
             check_secret(value.get_secret_value())
         return value
+
+    @model_validator(mode="after")
+    def _check_read_prefixes(self) -> Self:
+        for prefix in self.s3_read_prefixes:
+            whole = not prefix.parts or (len(prefix.parts) == 1 and prefix.parts[0] in OWNED_FOLDERS)
+            if prefix.bucket == self.s3_bucket and whole:
+                raise ValueError(
+                    f"S3_READ_PREFIXES: s3://{prefix.bucket}/{'/'.join(prefix.parts)} holds what belongs to every "
+                    "owner; name a folder that holds nothing but what is to be read"
+                )
+        return self
 
     @model_validator(mode="after")
     def _check_relations(self) -> Self:

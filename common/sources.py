@@ -1,6 +1,7 @@
-"""What an image, mask or adapter may be named by: an http(s) URL, or an object of its owner in our bucket.
+"""What an image, mask or adapter may be named by: an http(s) URL, or an object that its owner may read.
 
-Our own presigned links are objects, too: they never travel over HTTP, and they open nothing to another owner.
+Those are its own in our bucket, and what the operator allowed beside them. Our own presigned links are objects, too:
+they never travel over HTTP, and they open nothing to another owner.
 """
 
 from __future__ import annotations
@@ -14,12 +15,11 @@ from uuid import UUID
 from common.errors import Rejected
 from common.fetch import Fetched, Fetcher
 from common.objects import Objects
-from common.settings import Settings
-from common.urls import BadUrl, check_characters, origin, shown, split_http_url
+from common.read_prefixes import NameOf, may_read
+from common.s3_uri import check_key, is_s3_uri, split_s3_uri
+from common.settings import OWNED_FOLDERS, Settings
+from common.urls import BadUrl, origin, shown, split_http_url
 
-MAX_KEY_BYTES = 1024
-OWNED_FOLDERS = ("inputs", "uploads", "outputs")
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -32,10 +32,15 @@ class HttpSource:
 
 @dataclass(frozen=True)
 class ObjectSource:
-    """An object of our bucket; the key is not percent-encoded."""
+    """An object, in our bucket or in another at the same endpoint; the key is not percent-encoded."""
 
     bucket: str
     key: str
+
+    @property
+    def uri(self) -> str:
+        """The s3:// URI that parse_source makes this of."""
+        return f"s3://{self.bucket}/{self.key}"
 
 
 Source = HttpSource | ObjectSource
@@ -44,11 +49,11 @@ Source = HttpSource | ObjectSource
 def parse_source(text: str, settings: Settings, *, what: str = "source") -> Source:
     """Return what `text` names. `what` is the field's name in messages.
 
-    Raises Rejected: source_invalid where it is neither kind, source_forbidden where the bucket is not ours.
+    Raises Rejected: source_invalid where it is neither kind, source_forbidden where nobody may read its bucket.
     """
     try:
-        if text[:5].lower() == "s3://":
-            bucket, key = _split_s3(text)
+        if is_s3_uri(text):
+            bucket, key = split_s3_uri(text)
         elif not text.lower().lstrip().startswith(("http:", "https:")):
             raise BadUrl("must begin with https://, http:// or s3://")
         else:
@@ -57,24 +62,37 @@ def parse_source(text: str, settings: Settings, *, what: str = "source") -> Sour
             if own is None:
                 return HttpSource(text)
             bucket, key = settings.s3_bucket, own
-        _check_key(key)
+        check_key(key)
     except BadUrl as error:
         raise Rejected("source_invalid", f"{what}: {shown(text)} {error}") from None
-    if bucket != settings.s3_bucket:
-        raise Rejected("source_forbidden", f"{what}: {shown(text)} lies in a bucket that may not be read here")
-    return ObjectSource(bucket, key)
+    source = ObjectSource(bucket, key)
+    if bucket not in {settings.s3_bucket, *(prefix.bucket for prefix in settings.s3_read_prefixes)}:
+        raise _not_readable(source, what)
+    return source
 
 
-def check_source_owner(source: Source, owner: UUID, *, what: str = "source") -> None:
-    """Raise Rejected (source_forbidden) unless `source` is a URL or lies under a prefix of `owner`."""
+def check_source_owner(
+    source: Source, owner: UUID, settings: Settings, *, name_of: NameOf, what: str = "source"
+) -> None:
+    """Raise Rejected (source_forbidden) unless `source` is a URL, or an object that `owner` may read.
+
+    That is one under a prefix of its own in our bucket, or one that S3_READ_PREFIXES allows it. Raises what `name_of`
+    raises, which is asked only where the owner's name decides.
+    """
     if isinstance(source, HttpSource):
         return
     try:
-        _check_key(source.key)
+        check_key(source.key)
     except BadUrl as error:
-        raise Rejected("source_invalid", f"{what}: {_shown_object(source)} {error}") from None
-    if not any(source.key.startswith(f"{folder}/{owner.hex}/") for folder in OWNED_FOLDERS):
-        raise Rejected("source_forbidden", f"{what}: {_shown_object(source)} is not yours; upload the file first")
+        raise Rejected("source_invalid", f"{what}: {shown(source.uri)} {error}") from None
+    ours = source.bucket == settings.s3_bucket
+    if ours and any(source.key.startswith(f"{folder}/{owner.hex}/") for folder in OWNED_FOLDERS):
+        return
+    if may_read(settings.s3_read_prefixes, source.bucket, source.key, owner, name_of):
+        return
+    if ours:
+        raise Rejected("source_forbidden", f"{what}: {shown(source.uri)} is not yours; upload the file first")
+    raise _not_readable(source, what)
 
 
 def read_source(
@@ -87,24 +105,11 @@ def read_source(
     """
     if isinstance(source, HttpSource):
         return fetcher.get(source.url, max_bytes=max_bytes, seconds=seconds, what=what)
-    if source.bucket != objects.bucket:
-        raise Rejected(
-            "source_forbidden", f"{what}: {_shown_object(source)} lies in a bucket that may not be read here"
-        )
     try:
-        data = objects.get(source.key, max_bytes=max_bytes)
+        data = objects.get(source.key, max_bytes=max_bytes, bucket=source.bucket)
     except Rejected as error:
-        raise Rejected(error.code, f"{what}: {_shown_object(source)}: {error.message}") from None
+        raise Rejected(error.code, f"{what}: {shown(source.uri)}: {error.message}") from None
     return Fetched(data, hashlib.sha256(data).hexdigest(), None)
-
-
-def _split_s3(text: str) -> tuple[str, str]:
-    """Return bucket and key of an s3:// URI; the key is taken as it stands, as all S3 tools do."""
-    check_characters(text)
-    bucket, _, key = text[len("s3://") :].partition("/")
-    if not _BUCKET.fullmatch(bucket):
-        raise BadUrl("has no valid bucket; write s3://bucket/key")
-    return bucket, key
 
 
 def _key_of_own_link(parts: SplitResult, settings: Settings) -> str | None:
@@ -122,15 +127,9 @@ def _key_of_own_link(parts: SplitResult, settings: Settings) -> str | None:
     return path.removeprefix(prefix) if path.startswith(prefix) else None
 
 
-def _check_key(key: str) -> None:
-    if not key:
-        raise BadUrl("names no object; write s3://bucket/key")
-    if len(key.encode()) > MAX_KEY_BYTES:
-        raise BadUrl(f"has a key longer than {MAX_KEY_BYTES} bytes")
-    check_characters(key)
-    if any(part in {"", ".", ".."} for part in key.split("/")):
-        raise BadUrl('holds an empty part, "." or ".." in its key')
-
-
-def _shown_object(source: ObjectSource) -> str:
-    return shown(f"s3://{source.bucket}/{source.key}")
+def _not_readable(source: ObjectSource, what: str) -> Rejected:
+    return Rejected(
+        "source_forbidden",
+        f"{what}: {shown(source.uri)} lies in a bucket or folder that you may not read here; upload the file, or ask "
+        "the operator to allow this folder",
+    )

@@ -17,6 +17,7 @@ from common.errors import Rejected
 from common.fetch import Fetcher
 from common.lifecycle import Claim
 from common.objects import Objects
+from common.read_prefixes import NameOf
 from common.settings import Settings
 from common.sources import check_source_owner, parse_source, read_source
 from worker.decode import decode_image, decode_mask
@@ -49,12 +50,14 @@ class InputReader:
         objects: Objects,
         loras: LoraSource,
         check_adapter: AdapterCheck,
+        name_of: NameOf,
     ) -> None:
         self._settings = settings
         self._fetcher = fetcher
         self._objects = objects
         self._loras = loras
         self._check_adapter = check_adapter
+        self._name_of = name_of
 
     def read(self, claim: Claim, lease: Lease) -> Inputs:
         """Fetch, check and decode everything that the job names.
@@ -89,7 +92,7 @@ class InputReader:
         seconds = self._settings.fetch_seconds
         lease.enter("fetch", 2 * seconds)  # the fetch ends itself in time; this is for what it cannot see
         source = parse_source(text, self._settings, what=what)
-        check_source_owner(source, claim.owner, what=what)
+        check_source_owner(source, claim.owner, self._settings, name_of=self._name_of, what=what)
         fetched = read_source(
             source,
             self._fetcher,

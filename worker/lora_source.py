@@ -18,6 +18,7 @@ from uuid import UUID
 from common.errors import Rejected
 from common.fetch import Fetcher
 from common.objects import Objects
+from common.read_prefixes import NameOf
 from common.settings import Settings
 from common.sources import HttpSource, check_source_owner, parse_source
 from common.urls import shown
@@ -45,11 +46,18 @@ class LoraSource:
     """Resolves what jobs name as LoRAs. Threads may share one; the same source is fetched by one of them at a time."""
 
     def __init__(
-        self, settings: Settings, fetcher: Fetcher, objects: Objects | None, *, hub: LoraHub | None = None
+        self,
+        settings: Settings,
+        fetcher: Fetcher,
+        objects: Objects | None,
+        *,
+        name_of: NameOf = lambda _: None,
+        hub: LoraHub | None = None,
     ) -> None:
         self._settings = settings
         self._fetcher = fetcher
         self._objects = objects
+        self._name_of = name_of
         self._hub = hub or LoraHub(settings)
         self._cache = LoraCache(settings.lora_cache_folder.expanduser(), settings.lora_cache_max_bytes)
         self._memory = threading.Lock()
@@ -102,12 +110,12 @@ class LoraSource:
             )
         if owner is None or self._objects is None:
             raise Rejected("source_forbidden", f"{what}: {shown(url)} can only be read for its owner's jobs")
-        check_source_owner(source, owner, what=what)
-        objects, key = self._objects, source.key
+        check_source_owner(source, owner, self._settings, name_of=self._name_of, what=what)
+        objects, found = self._objects, source
 
         def download(target: Path) -> None:
             try:
-                objects.download(key, target, max_bytes=self._settings.lora_max_bytes)
+                objects.download(found.key, target, max_bytes=self._settings.lora_max_bytes, bucket=found.bucket)
             except Rejected as error:
                 raise Rejected(error.code, f"{what}: {shown(url)}: {error.message}") from None
 

@@ -21,6 +21,7 @@ from common.database import make_engine, transaction
 from common.fetch import Fetcher
 from common.ids import new_id
 from common.objects import Objects
+from common.owners import OwnerNames
 from common.settings import Settings
 from common.telemetry import get_logger
 from common.workers import WorkerBeat, WorkerState
@@ -131,6 +132,7 @@ class Runtime:
         return load_model(self.settings)
 
     def _make_task(self, model: FillModel) -> FillTask:
+        names = OwnerNames(self._engine)
         shop = Workshop(
             settings=self.settings,
             engine=self._engine,
@@ -139,8 +141,9 @@ class Runtime:
                 self.settings,
                 self._fetcher,
                 self._objects,
-                LoraSource(self.settings, self._fetcher, self._objects),
+                LoraSource(self.settings, self._fetcher, self._objects, name_of=names.name),
                 model.check_adapter,
+                names.name,
             ),
             device=self._device,
             safety=self._safety,

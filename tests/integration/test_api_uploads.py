@@ -9,7 +9,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from common.ids import new_id
-from tests.support.api import IMAGE, PNG, Account, Api, ask, check_envelope, fetch
+from common.read_prefixes import parse_read_prefixes
+from common.settings import Settings
+from tests.support.api import IMAGE, PNG, Account, Api, ask, check_envelope, fetch, running_api
 
 TICKET = "/api/v3/media/uploads"
 BINARY = "/api/v3/media/upload/binary"
@@ -316,3 +318,15 @@ def test_a_broken_form_is_a_400_in_words(account: Account, content_type: str, bo
     answer = check_envelope(response)
     assert answer["code"] == 400
     assert message in answer["message"]
+
+
+def test_a_folder_that_the_operator_allowed_is_named_by_its_owner_alone(settings: Settings) -> None:
+    name = f"alice-{new_id().hex}"
+    allowed = settings.model_copy(update={"s3_read_prefixes": parse_read_prefixes(f"{name}=s3://elsewhere/photos/")})
+    with running_api(allowed) as api:
+        alice, bob = api.account(name), api.account()
+        image = "s3://elsewhere/photos/a.png"
+        assert _submitted_image(api, alice, image) == image
+        for account, source in ((bob, image), (alice, "s3://elsewhere/photos2/a.png")):
+            answer = account.ask("POST", SUBMIT, status=400, json={"image": source})
+            assert "you may not read here" in answer["message"]

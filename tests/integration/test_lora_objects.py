@@ -13,6 +13,7 @@ from common.errors import Rejected
 from common.fetch import Fetcher
 from common.ids import new_id
 from common.objects import Objects, upload_key
+from common.read_prefixes import parse_read_prefixes
 from common.settings import Settings
 from infra.embedded.servers import EmbeddedServers
 from tests.support.fills import FillSettings
@@ -80,3 +81,22 @@ def test_an_object_that_is_gone_or_too_large_names_the_field(
     small = LoraSource(bucket.model_copy(update={"lora_max_bytes": 1024}), Fetcher(bucket), objects)
     with pytest.raises(Rejected, match=r"^loras\[1\]\.path: .*larger than the 1024 bytes"):
         small.resolve(objects.uri(key), owner=OWNER, what="loras[1].path")
+
+
+def test_a_lora_of_another_bucket_is_read_by_whom_the_operator_allowed(bucket: Settings) -> None:
+    theirs = Objects(bucket.model_copy(update={"s3_bucket": f"theirs-{OWNER.hex}"}))
+    theirs.ensure_bucket()
+    theirs.put("styles/yarn.safetensors", b"weights", "application/octet-stream")
+    allowed = bucket.model_copy(update={"s3_read_prefixes": parse_read_prefixes(f"alice=s3://{theirs.bucket}/styles")})
+    ours, uri = Objects(allowed), theirs.uri("styles/yarn.safetensors")
+    names = {OWNER: "alice", OTHER: "bob"}
+    source = LoraSource(allowed, Fetcher(allowed), ours, name_of=names.get)
+
+    found = source.resolve(uri, owner=OWNER, what="loras[0].path")
+    with pytest.raises(Rejected) as caught:
+        source.resolve(uri, owner=OTHER, what="loras[0].path", pinned=found.sha256)
+    theirs.close()
+    ours.close()
+
+    assert found.path.read_bytes() == b"weights"
+    assert caught.value.code == "source_forbidden"

@@ -251,6 +251,8 @@ def test_a_stream_gives_what_is_asked_for_piece_by_piece(
     objects.put(f"{folder}/a.tar", bytes(range(100)), "application/x-tar")
     with objects.stream(f"{folder}/a.tar") as read:
         assert [read(60), read(60), read(60)] == [bytes(range(60)), bytes(range(60, 100)), b""]
+    with objects.stream(f"{folder}/a.tar", start=70) as read:
+        assert [read(60), read(60)] == [bytes(range(70, 100)), b""]
     with pytest.raises(Rejected) as caught, objects.stream(f"{folder}/missing"):
         pass
     assert refusal(caught.value, servers) == "object_not_found"
@@ -346,9 +348,9 @@ def test_our_own_links_are_read_from_the_bucket_by_their_owner_alone(
     key = upload_key(owner, new_id(), "my photo.png")
     objects.put(key, b"picture", "image/png")
     source = parse_source(objects.presigned_get(key), settings)
-    check_source_owner(source, owner)
+    check_source_owner(source, owner, settings, name_of=lambda _: None)
     with pytest.raises(Rejected, match="is not yours"):
-        check_source_owner(source, other)
+        check_source_owner(source, other, settings, name_of=lambda _: None)
     fetcher = Fetcher(settings)  # it may not fetch from loopback: what comes, comes from the bucket
     with pytest.raises(Rejected, match="address is not allowed"):
         fetcher.get(objects.presigned_get(key), max_bytes=100, seconds=5, what="image")
@@ -372,8 +374,35 @@ def test_a_source_that_is_gone_is_named_with_its_field(objects: Objects, servers
 
 
 def test_no_other_bucket_is_read_even_if_somebody_forgot_to_check(objects: Objects, servers: EmbeddedServers) -> None:
-    with pytest.raises(Rejected) as caught:
+    with pytest.raises(Rejected, match=r'^image: "s3://another/a": this bucket cannot be read') as caught:
         read_source(
             ObjectSource("another", "a"), Fetcher(settings_of(servers)), objects, max_bytes=1, seconds=5, what="image"
         )
-    assert caught.value.code == "source_forbidden"
+    assert caught.value.code == "bucket_not_readable"
+
+
+def test_an_allowed_folder_of_another_bucket_is_read_where_it_lies(servers: EmbeddedServers, tmp_path: Path) -> None:
+    theirs = Objects(settings_of(servers, s3_bucket=f"theirs-{new_id().hex}"))
+    settings = settings_of(servers, s3_read_prefixes=f"alice=s3://{theirs.bucket}/photos/,*=s3://no-such-bucket/x/")
+    ours = Objects(settings)
+    try:
+        theirs.ensure_bucket()
+        theirs.put("photos/a.png", b"picture", "image/png")
+        source = parse_source(f"s3://{theirs.bucket}/photos/a.png", settings)
+        check_source_owner(source, new_id(), settings, name_of=lambda _: "alice")
+        fetched = read_source(source, Fetcher(settings), ours, max_bytes=100, seconds=5, what="image")
+        assert (fetched.data, fetched.sha256) == (b"picture", hashlib.sha256(b"picture").hexdigest())
+        assert ours.size("photos/a.png", bucket=theirs.bucket) == 7
+        assert ours.size("photos/a.png") is None, "our own bucket has no such object"
+        assert ours.size("photos/b.png", bucket=theirs.bucket) is None
+        assert ours.download("photos/a.png", tmp_path / "a", max_bytes=7, bucket=theirs.bucket) == fetched.sha256
+        with pytest.raises(Rejected) as caught:
+            ours.get("photos/b.png", max_bytes=100, bucket=theirs.bucket)
+        assert caught.value.code == "object_not_found"
+        # An operator's slip fails the jobs that need it; an outage of ours would stop all of them.
+        with pytest.raises(Rejected) as caught:
+            ours.get("x/a.png", max_bytes=100, bucket="no-such-bucket")
+        assert refusal(caught.value, servers) == "bucket_not_readable"
+    finally:
+        theirs.close()
+        ours.close()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from common.errors import Rejected
 from common.objects import input_key, output_key, upload_key
 from common.settings import Environment, Settings
-from common.sources import HttpSource, ObjectSource, check_source_owner, parse_source
+from common.sources import HttpSource, ObjectSource, Source, check_source_owner, parse_source
 
 OWNER = UUID("0190aaaa-0000-7000-8000-000000000001")
 OTHER = UUID("0190aaaa-0000-7000-8000-000000000002")
@@ -22,8 +22,13 @@ SETTINGS = Settings(
     s3_public_endpoint="https://S3.example:443/",
     s3_bucket="fills",
 )
+NAMES = {OWNER: "alice", OTHER: "bob"}
 LINK = "https://s3.example/fills"
 SIGNED = "?X-Amz-Signature=hunter2"
+
+
+def check(source: Source, owner: UUID, settings: Settings = SETTINGS, what: str = "source") -> None:
+    check_source_owner(source, owner, settings, name_of=NAMES.get, what=what)
 
 
 def rejection(text: str, what: str = "mask_image") -> Rejected:
@@ -175,7 +180,7 @@ def test_no_text_names_an_object_outside_its_prefix(text: str) -> None:
 
 
 def test_urls_belong_to_nobody() -> None:
-    check_source_owner(HttpSource("https://pictures.example/a.png"), OWNER)
+    check(HttpSource("https://pictures.example/a.png"), OWNER)
 
 
 @pytest.mark.parametrize(
@@ -188,9 +193,9 @@ def test_urls_belong_to_nobody() -> None:
     ],
 )
 def test_an_owner_may_name_what_lies_under_its_prefixes_and_nobody_else_may(key: str) -> None:
-    check_source_owner(ObjectSource("fills", key), OWNER)
+    check(ObjectSource("fills", key), OWNER)
     with pytest.raises(Rejected, match=r'^image: "s3://fills/.+ is not yours') as caught:
-        check_source_owner(ObjectSource("fills", key), OTHER, what="image")
+        check(ObjectSource("fills", key), OTHER, what="image")
     assert caught.value.code == "source_forbidden"
 
 
@@ -212,7 +217,7 @@ def test_an_owner_may_name_what_lies_under_its_prefixes_and_nobody_else_may(key:
 )
 def test_an_owner_reaches_nothing_outside_its_prefixes(key: str, code: str) -> None:
     with pytest.raises(Rejected) as caught:
-        check_source_owner(ObjectSource("fills", key), OWNER)
+        check(ObjectSource("fills", key), OWNER)
     assert caught.value.code == code
 
 
@@ -244,7 +249,7 @@ def test_of_an_uploads_file_name_only_a_plain_last_part_is_kept(filename: str, k
 @given(st.text())
 def test_every_file_name_makes_a_key_of_its_owner(filename: str) -> None:
     key = upload_key(OWNER, JOB, filename)
-    check_source_owner(ObjectSource("fills", key), OWNER)
+    check(ObjectSource("fills", key), OWNER)
     assert parse_source(f"s3://fills/{key}", SETTINGS) == ObjectSource("fills", key)
 
 
