@@ -55,15 +55,40 @@ def test_a_thousand_jobs_of_one_owner_do_not_delay_the_only_one_of_another(life:
     assert job in ids(life.publish(room=2))
 
 
-@pytest.mark.parametrize(("last", "first"), [(None, 0), (0, 1), (1, 2), (2, 0)])
-def test_the_owner_that_was_served_last_goes_to_the_end_of_the_turn(life: Life, last: int | None, first: int) -> None:
-    owners = owners_in_order(life, 3)
-    for owner in owners:
+@pytest.mark.parametrize("runs", [True, False])
+def test_the_owner_with_the_fewest_in_flight_goes_first(life: Life, runs: bool) -> None:
+    a, b, c = owners_in_order(life, 3)
+    for owner in [a, a, b]:
+        job = life.create(owner)
+        life.publish()
+        if runs:
+            life.take(job)
+    for owner in (a, b, c):
         life.create(owner)
         life.create(owner)
-    messages = life.publish(room=4, last_owner=None if last is None else owners[last])
-    rotated = owners[first:] + owners[:first]
-    assert [message.owner for message in messages] == [*rotated, rotated[0]]
+    assert [message.owner for message in life.publish(room=5)] == [c, b, c, a, b]
+
+
+def test_what_is_over_or_waits_again_counts_as_no_turn(life: Life) -> None:
+    a, b = owners_in_order(life, 2)
+    over = [life.create(a) for _ in range(3)]
+    life.publish()
+    life.do(lifecycle.complete, over[0], life.take(over[0]), RESULT)
+    life.do(lifecycle.cancel, a, over[1:2])
+    later = Release("fetch_timeout", "late", counts=True, delay_seconds=60)
+    life.do(lifecycle.release, over[2], life.take(over[2]), later, life.settings)
+    life.create(b)
+    life.create(a)
+    assert [message.owner for message in life.publish(room=2)] == [a, b]
+
+
+def test_what_is_in_flight_in_one_queue_is_no_turn_in_the_other(life: Life) -> None:
+    a, b = owners_in_order(life, 2)
+    life.create(a, queue=Queue.INTERACTIVE)
+    life.publish(queue=Queue.INTERACTIVE)
+    life.create(b)
+    life.create(a)
+    assert [message.owner for message in life.publish(room=2)] == [a, b]
 
 
 def test_an_owners_jobs_go_out_in_the_order_in_which_they_became_due(life: Life) -> None:

@@ -56,11 +56,11 @@ class Lives(RuleBasedStateMachine):
         self.sent: list[Published] = []
         self.places: list[int] = []
 
-    @rule(room=st.integers(1, 4), last=st.sampled_from([None, 0, 1]))
+    @rule(room=st.integers(1, 4))
     @precondition(any_job(lambda job: job.status == "created"))
-    def publish(self, room: int, last: int | None) -> None:
-        expected = self._by_turns(last)[:room]
-        messages = self.life.publish(room=room, last_owner=None if last is None else self.owners[last])
+    def publish(self, room: int) -> None:
+        expected = self._by_turns()[:room]
+        messages = self.life.publish(room=room)
         assert [message.job for message in messages] == expected
         self._note_sent(messages)
 
@@ -210,15 +210,15 @@ class Lives(RuleBasedStateMachine):
         mine = {job.id: job for job in wanted_jobs if job.owner == self.owners[owner]}
         assert sorted(answered) == sorted(job.id for job in mine.values() if meant(job))
 
-    def _by_turns(self, last: int | None) -> list[UUID]:
+    def _by_turns(self) -> list[UUID]:
         with self.life.engine.begin() as connection:
             times = {row.id: row.available_at for row in connection.execute(select(jobs.c.id, jobs.c.available_at))}
         turns = []
         for owner in self.owners:
-            waiting = [job for job in self.jobs if job.waits and job.owner == owner]
-            served_last = last is not None and owner <= self.owners[last]
-            for turn, job in enumerate(sorted(waiting, key=lambda job: (times[job.id], job.id))):
-                turns.append((turn, served_last, owner, job.id))
+            mine = [job for job in self.jobs if job.owner == owner]
+            in_flight = sum(job.is_out or job.status == "processing" for job in mine)
+            waiting = sorted((job for job in mine if job.waits), key=lambda job: (times[job.id], job.id))
+            turns += [(load, owner, job.id) for load, job in enumerate(waiting, in_flight)]
         return [job for *_, job in sorted(turns)]
 
     def _note_sent(self, messages: list[Published]) -> None:
