@@ -174,7 +174,11 @@ def release(connection: Connection, job: UUID, attempt: int, why: Release, setti
     ).one_or_none()
     if row is None:
         raise LeaseLost
-    return give_back(connection, row, why, Event.RELEASED, settings)
+    status = give_back(connection, row, why, Event.RELEASED, settings)
+    # Whatever becomes of this job: the host wants rest from the others.
+    if why.host and why.host_pause_seconds > 0:
+        pause_host(connection, why.host, why.host_pause_seconds)
+    return status
 
 
 def give_back(
@@ -215,8 +219,6 @@ def give_back(
     )
     record(connection, event, row.id, row.attempt, code=why.code, counts=why.counts)
     count_moves(connection, [(batch, Status.PROCESSING, Status.CREATED, None)])
-    if why.host and why.host_pause_seconds > 0:
-        pause_host(connection, why.host, why.host_pause_seconds)
     notify_jobs(connection)
     return Status.CREATED
 

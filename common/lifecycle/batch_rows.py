@@ -6,17 +6,18 @@ Rows come in by COPY. A chunk is one transaction of the caller's: its rows, its 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
+import psycopg
 from sqlalchemy import (
     ARRAY,
     BigInteger,
     Connection,
     Text,
-    and_,
     any_,
     delete,
     func,
@@ -24,22 +25,46 @@ from sqlalchemy import (
     literal,
     null,
     select,
+    text,
     update,
 )
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.elements import CollectionAggregate
 
 from common.contract import MODEL, BatchState, Queue, Status
+from common.errors import Rejected
 from common.ids import new_id
 from common.lifecycle.batch_states import lock_batch
 from common.lifecycle.counts import add_counts
-from common.lifecycle.locks import among
-from common.lifecycle.wishes import cancel, retry
-from common.tables import PUBLISHED, RUNNING, batch_rejects, batches, jobs
+from common.lifecycle.locks import among, lock
+from common.lifecycle.wishes import cancel_locked, retry
+from common.tables import batch_rejects, batches, jobs
 
 _COPY: Final = """
     COPY jobs (id, owner_id, queue, model, request, batch_id, row_no, custom_id, row_hash, adapters, source_host, extra)
     FROM STDIN
 """
+# The conditions of partial indexes stand here in words, since a plan that is made for any parameter could not use them.
+_WAITING: Final = text("status = 'created' AND publish_seq IS NULL")
+_FAILED: Final = text("status = 'failed'")
+_IN_FLIGHT_OF_CANCELLED: Final = text("""
+    WITH job AS MATERIALIZED (
+        SELECT id, batch_id FROM jobs
+        WHERE queue = 'bulk' AND status = 'created' AND publish_seq IS NOT NULL
+        UNION ALL
+        SELECT id, batch_id FROM jobs
+        WHERE queue = 'bulk' AND status = 'processing' AND cancel_requested_at IS NULL
+    )
+    SELECT job.id FROM job WHERE job.batch_id = ANY(CAST(:batches AS uuid[])) LIMIT :limit
+""")
+_HELD: Final = text("""
+    WITH job AS MATERIALIZED (
+        SELECT id, batch_id FROM jobs
+        WHERE queue = 'bulk' AND status = 'created' AND publish_seq IS NOT NULL AND batch_id IS NOT NULL
+    )
+    SELECT job.id FROM job JOIN batches ON batches.id = job.batch_id WHERE batches.state <> 'open' LIMIT :limit
+""")
+"""What is in flight is little: read whole first, so that no plan comes to it by way of all rows of the batches."""
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
@@ -104,17 +129,23 @@ def insert_rows(connection: Connection, owner: UUID, batch: UUID, rows: Sequence
     if not rows:
         return
     constant = f"{owner}\t{Queue.BULK.value}\t{MODEL}"
-    text = "".join(
+    lines = "".join(
         # Written out here: psycopg's own write_row takes three times as long.
         f"{new_id()}\t{constant}\t{row.request_json.translate(_ESCAPES)}\t{batch}\t{row.number}\t{_text(row.custom_id)}"
-        f"\t\\\\x{row.row_hash.hex()}\t{row.adapters}\t{row.source_host.translate(_ESCAPES)}\t{_json(row.extra)}\n"
+        f"\t\\\\x{row.row_hash.hex()}\t{_text(row.adapters)}\t{_text(row.source_host)}\t{_json(row.extra)}\n"
         for row in rows
     )
-    driver = connection.connection.driver_connection
+    driver: Any = connection.connection.driver_connection
     if driver is None:
         raise RuntimeError("the connection is closed")
-    with driver.cursor() as cursor, cursor.copy(_COPY) as copy:
-        copy.write(text)
+    try:
+        with driver.cursor() as cursor, cursor.copy(_COPY) as copy:
+            copy.write(lines)
+    except psycopg.Error as error:  # in the words of SQLAlchemy, as from every other statement
+        lost = driver.closed or driver.broken
+        raise DBAPIError.instance(
+            _COPY, None, error, psycopg.Error, hide_parameters=True, connection_invalidated=lost
+        ) from error
     add_counts(connection, {batch: {Status.CREATED: len(rows)}})
 
 
@@ -165,50 +196,51 @@ def retry_rows(
 ) -> list[UUID]:
     """Retry failed rows whose id is above `after`, in the order of ids; fewer than `limit` were the last.
 
-    Raises Rejected (batch_not_found).
+    Raises Rejected (batch_not_found, and batch_state where it is still being cancelled).
     """
     failed = select(jobs.c.id).where(
         jobs.c.batch_id == batch,
-        jobs.c.status == Status.FAILED,
+        _FAILED,
         jobs.c.owner_id == owner,
         jobs.c.deleted_at.is_(None),
         *([] if after is None else [jobs.c.id > after]),
     )
-    lock_batch(connection, owner, batch)
+    state = lock_batch(connection, owner, batch)
+    if state.state == BatchState.CANCELLED and state.ended_at is None:
+        raise Rejected("batch_state", f"the batch {state.name!r} is still being cancelled; try again in a moment")
     wanted = list(connection.execute(failed.order_by(jobs.c.id).limit(limit)).scalars())
     retry(connection, owner, wanted)
     return wanted
 
 
 def end_cancelled_rows(connection: Connection, *, limit: int = 2000) -> int:
-    """End some rows of cancelled batches that wait, and mark those that run; returns how many there were."""
-    cancelled = select(batches.c.id, batches.c.owner_id).where(
-        batches.c.state == BatchState.CANCELLED, batches.c.ended_at.is_(None)
-    )
-    found = 0
-    for batch in connection.execute(cancelled.order_by(batches.c.id)).all():
-        # Three statements, since each of the three conditions has an index of its own.
-        waiting = and_(jobs.c.status == Status.CREATED, jobs.c.publish_seq.is_(None))
-        running = and_(RUNNING, jobs.c.cancel_requested_at.is_(None))
-        for part in (waiting, PUBLISHED, running):
-            rows = select(jobs.c.id).where(jobs.c.batch_id == batch.id, part).order_by(jobs.c.id).limit(limit - found)
-            found += len(cancel(connection, batch.owner_id, connection.execute(rows).scalars()))
-            if found >= limit:
-                return found
-    return found
+    """End some rows of cancelled batches that wait, and mark those that run; returns how many there were.
+
+    Rows that somebody else has locked are left to the next call: a batch does not end before its last row has.
+    """
+    cancelled = select(batches.c.id).where(batches.c.state == BatchState.CANCELLED, batches.c.ended_at.is_(None))
+    wanted: list[UUID] = []
+    ids = list(connection.execute(cancelled.order_by(batches.c.id)).scalars())
+    if ids:
+        in_flight = connection.execute(_IN_FLIGHT_OF_CANCELLED, {"batches": ids, "limit": limit})
+        wanted += in_flight.scalars()
+    for batch in ids:
+        if len(wanted) >= limit:
+            break
+        waiting = select(jobs.c.id).where(jobs.c.batch_id == batch, _WAITING)
+        lanes = (jobs.c.adapters, jobs.c.source_host, jobs.c.available_at, jobs.c.id)  # as the index has them
+        wanted += connection.execute(waiting.order_by(*lanes).limit(limit - len(wanted))).scalars()
+    # All at once and none waited for: a heartbeat or a wish may hold some of them, in the order of the ids.
+    rows = lock(connection, wanted, jobs.c.status.in_([Status.CREATED, Status.PROCESSING]), skip_locked=True)
+    cancel_locked(connection, rows)
+    return len(rows)
 
 
 def withdraw_held_rows(connection: Connection, *, limit: int = 2000) -> int:
     """Take back the messages of batches that are not open, so that they neither fill the window nor count as lost."""
-    held = (
-        select(jobs.c.id)
-        .join(batches, batches.c.id == jobs.c.batch_id)
-        .where(PUBLISHED, batches.c.state != BatchState.OPEN)
-        .order_by(jobs.c.id)
-        .limit(limit)
-        .with_for_update(of=jobs, key_share=True, skip_locked=True)
-    )
-    ids = list(connection.execute(held).scalars())
+    held = connection.execute(_HELD, {"limit": limit}).scalars()
+    rows = lock(connection, held, jobs.c.status == Status.CREATED, skip_locked=True)
+    ids = [row.id for row in rows if row.publish_seq is not None]
     if not ids:
         return 0
     return connection.execute(
@@ -225,4 +257,26 @@ def _text(value: str | None) -> str:
 
 
 def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).translate(_ESCAPES) if value else "\\N"
+    if not value:
+        return "\\N"
+    try:
+        written = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        if "\\u0000" not in written:
+            written.encode()
+            return written.translate(_ESCAPES)
+    except ValueError:
+        pass
+    return json.dumps(_storable(value), ensure_ascii=False, separators=(",", ":")).translate(_ESCAPES)
+
+
+def _storable(value: object) -> object:
+    # What JSONB does not know. These columns are nothing to us: no row, let alone its chunk, shall fail over them.
+    if isinstance(value, str):
+        return value.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(_storable(key)): _storable(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_storable(one) for one in value]
+    return value

@@ -1,12 +1,13 @@
 """The states of a batch: receiving → open ⇄ paused → done or cancelled, and open again where its owner asks for it.
 
 A batch's state only holds its rows back or lets them go; what becomes of a row is its own life. The batch is locked
-before its state is changed, so that its end and a wish for more never miss one another.
+before its state is changed, so that its end and a wish for more never miss one another; and before any of its jobs, so
+that nobody who has a job waits for the batch of somebody who waits for that job.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
@@ -132,30 +133,47 @@ def cancel_batch(connection: Connection, owner: UUID, batch: UUID) -> None:
     notify_jobs(connection)
 
 
+def lock_batches(connection: Connection, wanted: Iterable[UUID]) -> Sequence[Row[*tuple[Any, ...]]]:
+    """Lock some batches, whoever's they are, against every other change of their states; returns them by id."""
+    ids = list(wanted)
+    if not ids:
+        return []
+    held = select(batches).where(batches.c.id.in_(ids)).order_by(batches.c.id)
+    return connection.execute(held.with_for_update(key_share=True)).all()
+
+
 def reopen(connection: Connection, wanted: Collection[UUID]) -> None:
-    """Open batches again that were over, since some of their rows are not any more."""
-    held = select(batches.c.id, batches.c.state, batches.c.ended_at).where(batches.c.id.in_(wanted))
-    for row in connection.execute(held.order_by(batches.c.id).with_for_update(key_share=True)):
+    """Let batches go on that were over, since some of their rows are not any more. The caller has locked them.
+
+    One that was cancelled before all its rows were in receives rows again: it was never asked whether it may run.
+    """
+    for row in lock_batches(connection, wanted):
         if BatchState(row.state).is_over and row.ended_at is not None:
-            _set(connection, row.id, state=BatchState.OPEN, ended_at=null())
+            state = BatchState.RECEIVING if row.opened_at is None else BatchState.OPEN
+            _set(connection, row.id, state=state, ended_at=null())
 
 
 def end_batches(connection: Connection) -> list[UUID]:
     """End the batches of which no row is left, and write their webhooks; returns them."""
     over = {BatchState.OPEN: DONE_EVENT, BatchState.CANCELLED: CANCELLED_EVENT}
-    rows = connection.execute(
-        select(batches.c.id, batches.c.state)
-        .where(batches.c.state.in_(over), batches.c.ended_at.is_(None))
-        .order_by(batches.c.id)
-        .with_for_update(key_share=True, skip_locked=True)
-    ).all()
-    counts = read_counts(connection, [row.id for row in rows])
-    ended = [row for row in rows if counts[row.id].left == 0]
+    under_way = select(batches.c.id, batches.c.state).where(batches.c.state.in_(over), batches.c.ended_at.is_(None))
+    # A look without locks first: in most passes nothing has ended, and nothing shall be written.
+    seen = _without_rows(connection, connection.execute(under_way).all())
+    if not seen:
+        return []
+    held = under_way.where(batches.c.id.in_([row.id for row in seen])).order_by(batches.c.id)
+    rows = connection.execute(held.with_for_update(key_share=True, skip_locked=True)).all()
+    ended = _without_rows(connection, rows)
     for row in ended:
         state = BatchState.DONE if row.state == BatchState.OPEN else BatchState.CANCELLED
         _set(connection, row.id, state=state, ended_at=func.now())
         _announce(connection, row.id, over[BatchState(row.state)])
     return [row.id for row in ended]
+
+
+def _without_rows(connection: Connection, rows: Sequence[Row[*tuple[Any, ...]]]) -> list[Row[*tuple[Any, ...]]]:
+    counts = read_counts(connection, [row.id for row in rows])
+    return [row for row in rows if counts[row.id].left == 0]
 
 
 def _announce(connection: Connection, batch: UUID, event: str) -> None:

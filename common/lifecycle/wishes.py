@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, func, insert, null, true, update
+from sqlalchemy import Connection, Row, func, insert, null, select, true, update
 
 from common.contract import FillRequest, Queue, Status
 from common.database import notify_jobs
 from common.ids import new_id
-from common.lifecycle.batch_states import reopen
+from common.lifecycle.batch_states import lock_batches, reopen
 from common.lifecycle.counts import CANCELLED, count_moves
 from common.lifecycle.events import Event, record, record_all
 from common.lifecycle.locks import among, lock
@@ -47,6 +48,12 @@ def cancel(connection: Connection, owner: UUID, wanted: Iterable[UUID]) -> list[
         jobs.c.deleted_at.is_(None),
         jobs.c.status.in_([Status.CREATED, Status.PROCESSING]),
     )
+    cancel_locked(connection, under_way)
+    return [row.id for row in under_way]
+
+
+def cancel_locked(connection: Connection, under_way: Sequence[Row[*tuple[Any, ...]]]) -> None:
+    """Cancel jobs that `lock` has returned, all of them waiting or running."""
     waiting = [(row.id, row.attempt) for row in under_way if row.status == Status.CREATED]
     running = [
         (row.id, row.attempt)
@@ -77,7 +84,6 @@ def cancel(connection: Connection, owner: UUID, wanted: Iterable[UUID]) -> list[
         connection,
         ((row.batch_id, Status.CREATED, Status.FAILED, CANCELLED) for row in under_way if row.status == Status.CREATED),
     )
-    return [row.id for row in under_way]
 
 
 def retry(connection: Connection, owner: UUID, wanted: Iterable[UUID]) -> list[UUID]:
@@ -85,6 +91,10 @@ def retry(connection: Connection, owner: UUID, wanted: Iterable[UUID]) -> list[U
 
     A batch that was over is opened again, unless it is still being cancelled.
     """
+    wanted = list(wanted)
+    # Batches before jobs, as whoever retries a whole batch has it: see batch_states.py.
+    theirs = select(jobs.c.batch_id).where(among(wanted), jobs.c.owner_id == owner, jobs.c.batch_id.is_not(None))
+    lock_batches(connection, connection.execute(theirs.distinct()).scalars())
     failed = lock(
         connection,
         wanted,
