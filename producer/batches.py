@@ -5,7 +5,7 @@ Whoever asks for another owner's batch or an unknown one gets the same None.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -69,6 +69,17 @@ class WorkerLine:
     """How long it has had the oldest of them."""
 
 
+@dataclass(frozen=True)
+class ErrorCause:
+    """One reason why rows failed."""
+
+    code: str
+    number: int
+    """How many rows."""
+    example: str
+    """What one of them says."""
+
+
 def get_batch(connection: Connection, owner: UUID, batch: UUID) -> Batch | None:
     """Return the batch if it is this owner's."""
     return _one(connection, batches.c.owner_id == owner, batches.c.id == batch)
@@ -123,8 +134,8 @@ def workers_on(connection: Connection, batch: UUID) -> list[WorkerLine]:
     ]
 
 
-def error_causes(connection: Connection, batch: UUID, *, limit: int = 20) -> list[tuple[str, int, str]]:
-    """Return (error code, number of rows, one of the messages) of what failed, the most frequent first."""
+def error_causes(connection: Connection, batch: UUID, *, limit: int = 20) -> list[ErrorCause]:
+    """Return why rows of the batch failed, the most frequent cause first."""
     number = func.count().label("number")
     causes = (
         select(jobs.c.error_code, number, func.min(jobs.c.error).label("example"))
@@ -133,7 +144,7 @@ def error_causes(connection: Connection, batch: UUID, *, limit: int = 20) -> lis
         .order_by(number.desc(), jobs.c.error_code)
         .limit(limit)
     )
-    return [(row.error_code, row.number, row.example) for row in connection.execute(causes)]
+    return [ErrorCause(row.error_code, row.number, row.example) for row in connection.execute(causes)]
 
 
 def read_rejects(connection: Connection, batch: UUID, *, after: int = 0, limit: int = _PAGE) -> list[Reject]:
@@ -141,14 +152,6 @@ def read_rejects(connection: Connection, batch: UUID, *, after: int = 0, limit: 
     wanted = select(batch_rejects).where(batch_rejects.c.batch_id == batch, batch_rejects.c.row_no > after)
     rows = connection.execute(wanted.order_by(batch_rejects.c.row_no).limit(limit))
     return [Reject(row.row_no, row.custom_id, row.place, row.field, row.value, row.reason) for row in rows]
-
-
-def all_rejects(connection: Connection, batch: UUID) -> Iterator[Reject]:
-    """Return every bad row in order, page by page."""
-    after = 0
-    while page := read_rejects(connection, batch, after=after):
-        yield from page
-        after = page[-1].number
 
 
 def _one(connection: Connection, *conditions: Any) -> Batch | None:

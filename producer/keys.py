@@ -71,16 +71,10 @@ def create(connection: Connection, owner_name: str, settings: Settings, *, new_s
     Raises Rejected: owner_name, and, unless `new_secret`, secret_differs where the newest key was made under another
     API_KEY_SECRET: the API, which has that one, would never know the key.
     """
-    if not _OWNER_NAME.fullmatch(owner_name):
-        raise Rejected(
-            "owner_name",
-            f"owner: {owner_name[:100]!r} is not allowed; allowed: 1 to 100 letters, digits and . _ @ + -, "
-            "beginning with a letter or digit",
-        )
+    _check_owner_name(owner_name)
     if not new_secret:
         _check_secret(connection, settings)
-    connection.execute(insert(owners).values(id=new_id(), name=owner_name).on_conflict_do_nothing())
-    owner = connection.execute(select(owners.c.id).where(owners.c.name == owner_name)).scalar_one()
+    owner = ensure_owner(connection, owner_name)
     random = "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_CHARACTERS))
     text = PREFIX + random + _check(random)
     key = NewKey(id=new_id(), owner=owner, owner_name=owner_name, hint=text[:_HINT_CHARACTERS], text=text)
@@ -94,6 +88,14 @@ def create(connection: Connection, owner_name: str, settings: Settings, *, new_s
         )
     )
     return key
+
+
+def ensure_owner(connection: Connection, name: str) -> UUID:
+    """Return the owner of that name, who is made where nobody has it yet. Raises Rejected (owner_name)."""
+    _check_owner_name(name)
+    connection.execute(insert(owners).values(id=new_id(), name=name).on_conflict_do_nothing())
+    owner: UUID = connection.execute(select(owners.c.id).where(owners.c.name == name)).scalar_one()
+    return owner
 
 
 def is_well_formed(text: str) -> bool:
@@ -150,6 +152,15 @@ def _names(name: str, settings: Settings) -> ColumnElement[bool]:
         return api_keys.c.key_hash == _hash(name, settings)
     key = parse_id(name)
     return api_keys.c.hint == name if key is None else api_keys.c.id == key
+
+
+def _check_owner_name(name: str) -> None:
+    if not _OWNER_NAME.fullmatch(name):
+        raise Rejected(
+            "owner_name",
+            f"owner: {name[:100]!r} is not allowed; allowed: 1 to 100 letters, digits and . _ @ + -, "
+            "beginning with a letter or digit",
+        )
 
 
 def _check(random: str) -> str:

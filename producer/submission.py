@@ -1,0 +1,115 @@
+"""Brings a manifest into a batch: reads it, puts its files into the bucket, sends its rows in chunks, opens the batch.
+
+It may be killed at any line and run again: what the fleet has is neither uploaded nor made a second time. While one
+chunk is sent the next one is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from common.contract import BatchState
+from producer.batches import Batch
+from producer.doors.door import Door
+from producer.input_files import InputFiles
+from producer.intake import CHUNK_ROWS, Taken
+from producer.manifest import BadRow, InlineContent, ManifestRow
+from producer.manifest.open import Manifest
+
+_CHUNK_BYTES: Final = 64 * 1024 * 1024
+"""What the rows of a chunk may bring along as bytes, as those of a tar do; they lie in memory until they are sent."""
+
+Rows = Sequence[ManifestRow | BadRow]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a submission is."""
+
+    rows: int = 0
+    """Rows of the manifest that were read."""
+    new: int = 0
+    same: int = 0
+    """Rows that the batch had already."""
+    rejected: int = 0
+
+    def plus(self, taken: Taken, rows: int) -> Progress:
+        """Return this and what became of a further chunk."""
+        return Progress(rows, self.new + taken.new, self.same + taken.same, self.rejected + taken.rejected)
+
+
+def submit(
+    manifest: Manifest,
+    door: Door,
+    batch: Batch,
+    files: InputFiles,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    *,
+    rewinds: bool = True,
+) -> tuple[Batch, Progress]:
+    """Send all rows of `manifest` to `batch` and open it; returns the batch as it is then, and what was sent.
+
+    Where the batch is still being received, and what it has so far is the beginning of this very manifest, it goes on
+    behind that, unless it cannot be read twice (`rewinds`). Raises ManifestError, and whatever the door raises.
+    """
+    progress = Progress()
+    with ThreadPoolExecutor(1, thread_name_prefix="send") as sender:
+        sending: Future[Taken] | None = None
+        sent = 0
+        for chunk, digest in _unsent(manifest, batch, files, rewinds=rewinds):
+            if sending is not None:
+                progress = progress.plus(sending.result(), sent)
+                on_progress(progress)
+            sent = chunk[-1].number
+            sending = sender.submit(door.send, batch, chunk, upto=sent, digest=digest)
+        if sending is not None:
+            progress = progress.plus(sending.result(), sent)
+            on_progress(progress)
+    return door.open(batch), progress
+
+
+def chunks(manifest: Manifest, max_rows: int = CHUNK_ROWS) -> Iterator[Rows]:
+    """Cut the rows into chunks: the same ones at every reading of the same manifest."""
+    chunk: list[ManifestRow | BadRow] = []
+    size = 0
+    for row in manifest.rows():
+        chunk.append(row)
+        if isinstance(row, ManifestRow) and row.files:
+            size += sum(len(content.data) for content in row.files.values() if isinstance(content, InlineContent))
+        if len(chunk) >= max_rows or size >= _CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _unsent(manifest: Manifest, batch: Batch, files: InputFiles, *, rewinds: bool) -> Iterator[tuple[Rows, str]]:
+    """Yield what the batch does not have yet, with the digest of all rows up to there."""
+    if batch.state is BatchState.RECEIVING and batch.cursor > 0 and rewinds:
+        read = _digested(manifest, files)
+        for chunk, digest in read:
+            if chunk[-1].number < batch.cursor:
+                continue
+            if chunk[-1].number == batch.cursor and digest == batch.digest:
+                yield from read
+                return
+            break  # another manifest, or another one by now: the fleet compares every row
+    yield from _digested(manifest, files)
+
+
+def _digested(manifest: Manifest, files: InputFiles) -> Iterator[tuple[Rows, str]]:
+    digest = hashlib.blake2b(digest_size=16)
+    for chunk in chunks(manifest):
+        resolved = files.resolve(chunk)
+        digest.update(repr([_said(row) for row in resolved]).encode("utf-8", "surrogatepass"))
+        yield resolved, digest.hexdigest()
+
+
+def _said(row: ManifestRow | BadRow) -> object:
+    if isinstance(row, BadRow):
+        return (row.number, row.custom_id, row.field, row.reason)
+    return (row.number, row.custom_id, row.body, row.extra)
