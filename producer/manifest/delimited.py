@@ -12,7 +12,7 @@ from typing import Any, Final
 from common.contract import shorten
 from producer.manifest.columns import BOOLEANS, INTEGERS, NUMBERS, Columns, cell_value, map_columns
 from producer.manifest.options import Form, ManifestOptions
-from producer.manifest.row import BadRow, ManifestError, ManifestRow
+from producer.manifest.row import BadRow, ManifestError, ManifestRow, NoRows
 from producer.manifest.row_builder import RowBuilder
 from producer.manifest.text import ByteSource, TextLines
 
@@ -41,19 +41,22 @@ class DelimitedManifest:
         self._options = options
         self._builder = builder
 
-    def rows(self) -> Iterator[ManifestRow | BadRow]:
-        """Yield the rows. Raises ManifestError where the header is wrong, or the file cannot be read on."""
+    def rows(self, after: int = 0) -> Iterator[ManifestRow | BadRow]:
+        """Yield the rows; the first is number `after` + 1.
+
+        Raises ManifestError where the header is wrong, or the file cannot be read on; NoRows.
+        """
         lines = TextLines(self._source)
         records = _records(lines, _SEPARATORS[self.form])
         first = next(records, None)
         if first is None:
-            raise ManifestError(f"{self.name} holds no rows: it is empty")
+            raise NoRows(f"{self.name} holds no rows: it is empty")
         _, header, flaw = first
         columns = self._columns(header, flaw, lines.number)
         read = _row_reader(columns)
         width = len(header)
         build = self._builder.build
-        number = 0
+        number = after
         for line, cells, flaw in records:
             number += 1
             if flaw is None and len(cells) != width:
@@ -67,9 +70,9 @@ class DelimitedManifest:
             else:
                 shown = shorten(_SEPARATORS[self.form].join(cells)) if cells else ""
                 yield BadRow(number, self._where(line, lines.number), "row", shown, flaw)
-            lines.row = number
-        if number == 0:
-            raise ManifestError(f"{self.name} holds no rows: there is nothing below its header")
+            lines.row = number - after
+        if number == after:
+            raise NoRows(f"{self.name} holds no rows: there is nothing below its header")
 
     def _where(self, first: int, last: int) -> str:
         return f"{self.name}, line {first}" if first == last else f"{self.name}, lines {first} to {last}"

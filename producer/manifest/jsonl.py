@@ -11,7 +11,7 @@ from typing import Any, Final
 from common.contract import shorten
 from producer.manifest.columns import CUSTOM_ID, FIELDS, BadCell, meant_field, misspelt, typed_value
 from producer.manifest.options import Form, ManifestOptions
-from producer.manifest.row import BadRow, ManifestError, ManifestRow
+from producer.manifest.row import BadRow, ManifestError, ManifestRow, NoRows
 from producer.manifest.row_builder import RowBuilder, bad_text
 from producer.manifest.strict_json import BadJson, parse_line
 from producer.manifest.text import ByteSource, TextLines
@@ -39,15 +39,15 @@ class JsonlManifest:
         self._always = frozenset(options.constants) | ({"mask_image"} if options.mask else set())
         self._meant: dict[str, str | None] = {}
 
-    def rows(self) -> Iterator[ManifestRow | BadRow]:
-        """Yield the rows. Raises ManifestError where the file cannot be read on, or holds none."""
+    def rows(self, after: int = 0) -> Iterator[ManifestRow | BadRow]:
+        """Yield the rows; the first is number `after` + 1. Raises ManifestError where it cannot go on, NoRows."""
         lines = TextLines(self._source)
-        number = 0
+        number = after
         for line in lines:
             if not line.strip():
                 lines.pending = 0
                 continue
-            if number == 0:
+            if number == after:
                 self._check_first(line)
             number += 1
             where = f"{self.name}, line {lines.number}"
@@ -57,9 +57,9 @@ class JsonlManifest:
             else:
                 yield self._row(number, where, line)
             lines.pending = 0
-            lines.row = number
-        if number == 0:
-            raise ManifestError(f"{self.name} holds no rows")
+            lines.row = number - after
+        if number == after:
+            raise NoRows(f"{self.name} holds no rows")
 
     def _row(self, number: int, where: str, line: str) -> ManifestRow | BadRow:
         try:

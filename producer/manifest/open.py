@@ -5,30 +5,38 @@ The forms themselves are read elsewhere in this folder; nothing here looks at a 
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from common.contract import shorten
-from common.errors import FillfleetError
+from common.errors import Rejected
 from producer.manifest.delimited import DelimitedManifest
 from producer.manifest.jsonl import JsonlManifest
 from producer.manifest.local_paths import Places
 from producer.manifest.options import Form, ManifestOptions
+from producer.manifest.parts import PartsManifest
 from producer.manifest.row import BadRow, ManifestError, ManifestRow
 from producer.manifest.row_builder import RowBuilder
 from producer.manifest.text import ByteSource, FileSource, StdinSource, first_bytes
 
 if TYPE_CHECKING:
     from common.objects import Objects
+    from producer.manifest.parquet import ParquetManifest
+
+    Table = JsonlManifest | DelimitedManifest | ParquetManifest
 
 STDIN: Final = "-"
 _S3: Final = "s3://"
 _MAX_TABLE_BYTES: Final = 64 * 2**30  # ten million rows of 6 KB each; it has to fit on the disk for temporary files
+_MAX_NAMES: Final = 100_000  # enough to tell a folder's form, and for the parts of any table
 _SUFFIXES: Final = {
     ".jsonl": Form.JSONL,
     ".ndjson": Form.JSONL,
@@ -78,16 +86,14 @@ def open_manifest(source: str, options: ManifestOptions, *, objects: Objects | N
         is_folder = path.is_dir()
         if not shards and not is_folder and not path.is_file():
             raise ManifestError(_no_file(source, exists=path.exists()))
+        if shards or is_folder:
+            return _open_folder(path, source, Form.WEBDATASET if shards else None, options, objects)
     except (OSError, ValueError):
         raise ManifestError(_no_file(source, exists=False)) from None
-    form = options.form or (Form.WEBDATASET if shards else _form_of_folder(path) if is_folder else None)
-    form = form or form_of_name(path.name) or form_of_content(first_bytes(FileSource(path)), path.name)
+    form = options.form or form_of_name(path.name) or form_of_content(first_bytes(FileSource(path)), path.name)
     if form not in _TABLES:
         return _open_files(form, source, options, objects)
-    if is_folder:
-        raise ManifestError(f"{source} is a folder, and {form} is a file; name the file")
-    places = Places(options.root or path.parent, str(options.root or path.parent), options.local_files)
-    return _open_table(form, FileSource(path), options, places)
+    return _open_table(form, FileSource(path), options, _places(options, path.parent))
 
 
 def form_of_name(name: str) -> Form | None:
@@ -111,15 +117,53 @@ def form_of_content(start: bytes, name: str) -> Form:
     return Form.TSV if line.count(b"\t") > line.count(b",") else Form.CSV
 
 
-def _form_of_folder(path: Path) -> Form:
-    if any((path / name).is_file() for name in _METADATA):
+def form_of_names(names: Sequence[str]) -> Form:
+    """Return the form of a folder or prefix by what lies in it (the names may have folders before them).
+
+    Raises ManifestError where it holds tables of several forms.
+    """
+    files = [name.rpartition("/")[2] for name in names]
+    if any(name in _METADATA for name in files):
         return Form.IMAGEFOLDER
-    for entry in path.iterdir():
-        if form_of_name(entry.name) is Form.WEBDATASET:
-            return Form.WEBDATASET
-    if any(path.glob("*/metadata.*")):  # train/, test/ … each with its own
-        return Form.IMAGEFOLDER
-    return Form.FOLDER
+    forms = {form_of_name(name) for name in files if not _is_hidden(name)}
+    if Form.WEBDATASET in forms:
+        return Form.WEBDATASET
+    if not forms or not forms <= _TABLES:
+        return Form.FOLDER  # there is something else: images
+    if len(forms) > 1:
+        listed = ", ".join(sorted(str(form) for form in forms))
+        raise ManifestError(f"the folder holds tables of several forms ({listed}); say which: --form FORM")
+    return next(form for form in forms if form is not None)
+
+
+def _open_folder(
+    path: Path, source: str, form: Form | None, options: ManifestOptions, objects: Objects | None
+) -> Manifest:
+    form = form or options.form
+    names: list[str] = []
+    if form is None or form in _TABLES:
+        with os.scandir(path) as entries:
+            names = sorted(entry.name for entry in islice(entries, _MAX_NAMES) if not entry.is_dir())
+        metadata = any((path / name).is_file() for name in _METADATA) or any(path.glob("*/metadata.*"))  # train/, test/
+        form = form or (Form.IMAGEFOLDER if metadata else form_of_names(names))
+    if form not in _TABLES:
+        return _open_files(form, source, options, objects)
+    places = _places(options, path)
+    parts = [name for name in names if form_of_name(name) is form and not _is_hidden(name)]
+    if not parts:
+        raise ManifestError(f"{source} is a folder that holds no {form} file; name the file")
+    openers = [partial(_open_table, form, FileSource(path / name), options, places) for name in parts]
+    openers[0]()  # its columns are judged now
+    return PartsManifest(path.name or source, form, openers)
+
+
+def _places(options: ManifestOptions, folder: Path) -> Places:
+    root = options.root or folder
+    return Places(root, str(root), options.local_files)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "_"))  # _SUCCESS, .DS_Store, ._part-0.csv: not rows
 
 
 def _open_stdin(options: ManifestOptions) -> Manifest:
@@ -127,8 +171,7 @@ def _open_stdin(options: ManifestOptions) -> Manifest:
     form = options.form or form_of_content(first_bytes(source), source.name)
     if form not in _TABLES or form is Form.PARQUET:
         raise ManifestError(f"{form} cannot be read from stdin; write it to a file or folder and name that")
-    root = options.root or Path.cwd()
-    return _open_table(form, source, options, Places(root, str(options.root or "."), options.local_files))
+    return _open_table(form, source, options, _places(options, Path()))
 
 
 def _open_object(source: str, options: ManifestOptions, objects: Objects | None) -> Manifest:
@@ -137,41 +180,46 @@ def _open_object(source: str, options: ManifestOptions, objects: Objects | None)
     bucket, _, key = source[len(_S3) :].partition("/")
     if bucket != objects.bucket:
         raise ManifestError(f"{shorten(source)} lies in a bucket that may not be read here; copy it to a file first")
-    form = options.form or (form_of_name(key) if key and not key.endswith("/") else _form_of_prefix(key, objects))
+    names: list[str] = []
+    form = options.form or form_of_name(key)
+    is_prefix = not key or key.endswith("/") or (form is None and objects.size(key) is None)
+    if is_prefix and (form is None or form in _TABLES):
+        key = f"{key.rstrip('/')}/" if key else ""
+        names = [name[len(key) :] for name, _ in islice(objects.list_keys(key), _MAX_NAMES)]
+        form = form or form_of_names(names)
     if form is None:
         raise ManifestError(f"{shorten(source)}: its name does not tell its form; say it, such as --form csv")
     if form not in _TABLES:
         return _open_files(form, source, options, objects)
-    name = key.rpartition("/")[2]
+    if not is_prefix:
+        return _open_downloaded(form, key, options, objects)
+    parts = [name for name in names if form_of_name(name) is form and not _is_hidden(name) and "/" not in name]
+    if not parts:
+        raise ManifestError(f"{shorten(source)} holds no {form} file; check the prefix")
+    openers = [partial(_open_downloaded, form, f"{key}{name}", options, objects) for name in parts]
+    return PartsManifest(key.rstrip("/").rpartition("/")[2] or bucket, form, openers)
+
+
+def _open_downloaded(form: Form, key: str, options: ManifestOptions, objects: Objects) -> Table:
+    """Return the table under `key`, from a copy that lives as long as it: reading may take hours, with long pauses."""
     folder = tempfile.mkdtemp(prefix="fillfleet-manifest-")
     try:
-        objects.download(key, Path(folder) / "table", max_bytes=_MAX_TABLE_BYTES)
-        if options.root is not None:
-            places = Places(options.root, str(options.root), options.local_files)
-        else:
-            above = source.rpartition("/")[0]
-            places = Places(Path(folder), above, local_files=False, base_uri=above)
-        manifest = _open_table(form, FileSource(Path(folder) / "table", name), options, places)
-    except BaseException as error:
+        copy = Path(folder) / "table"
+        objects.download(key, copy, max_bytes=_MAX_TABLE_BYTES)
+        above = objects.uri(key).rpartition("/")[0]
+        places = _places(options, copy.parent) if options.root else Places(copy.parent, above, False, above)
+        manifest = _open_table(form, FileSource(copy, key.rpartition("/")[2]), options, places)
+    except Rejected as error:
         shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, FillfleetError) and error.code in {"object_not_found", "object_too_large"}:
-            raise ManifestError(f"{shorten(source)}: {error.message}") from None
+        raise ManifestError(f"{shorten(objects.uri(key))}: {error.message}") from None
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
         raise
     weakref.finalize(manifest, shutil.rmtree, folder, ignore_errors=True)
     return manifest
 
 
-def _form_of_prefix(prefix: str, objects: Objects) -> Form:
-    """Return the form of what lies below `prefix`, told by its first thousand names."""
-    names = [key.removeprefix(prefix) for (key, _), _ in zip(objects.list_keys(prefix), range(1000), strict=False)]
-    if any(name.rpartition("/")[2] in _METADATA for name in names):
-        return Form.IMAGEFOLDER
-    if any(form_of_name(name) is Form.WEBDATASET for name in names):
-        return Form.WEBDATASET
-    return Form.FOLDER
-
-
-def _open_table(form: Form, source: ByteSource, options: ManifestOptions, places: Places) -> Manifest:
+def _open_table(form: Form, source: ByteSource, options: ManifestOptions, places: Places) -> Table:
     if options.masks is not None:
         raise ManifestError(
             f"{source.name}: a folder of masks goes with a folder of images; name each row's mask in a column instead"

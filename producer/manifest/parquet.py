@@ -16,11 +16,11 @@ from common.contract import shorten
 from producer.manifest.arrow_values import FieldKind, field_kind, field_values, json_values, passes_through
 from producer.manifest.columns import CUSTOM_ID, BadCell, Columns, map_columns
 from producer.manifest.options import Form, ManifestOptions
-from producer.manifest.row import BadRow, Content, ManifestError, ManifestRow
+from producer.manifest.row import BadRow, Content, ManifestError, ManifestRow, NoRows
 from producer.manifest.row_builder import RowBuilder
 
 _BATCH_BYTES: Final = 16 * 2**20
-_BATCH_ROWS: Final = 4096  # larger ones are no faster
+_BATCH_ROWS: Final = 1024  # larger ones are no faster
 _BUFFER_BYTES: Final = 2**20
 
 
@@ -48,9 +48,9 @@ class ParquetManifest:
             if place is not None:
                 field_kind(CUSTOM_ID, schema.field(place), name)
 
-    def rows(self) -> Iterator[ManifestRow | BadRow]:
-        """Yield the rows. Raises ManifestError where the file cannot be read on, or holds none."""
-        number = 0
+    def rows(self, after: int = 0) -> Iterator[ManifestRow | BadRow]:
+        """Yield the rows; the first is number `after` + 1. Raises ManifestError where it cannot go on, NoRows."""
+        read = 0
         with self._open() as file:
             names = [column for _, column, _ in self._fields] + list(self._extra) + ([self._id] if self._id else [])
             batches = file.iter_batches(batch_size=_batch_rows(file.metadata), columns=list(dict.fromkeys(names)))
@@ -59,15 +59,15 @@ class ParquetManifest:
                     batch = next(batches, None)
                     if batch is None:
                         break
-                    rows = self._rows_of(batch, number)
+                    rows = self._rows_of(batch, read, after)
                 except (pa.ArrowException, OSError, OverflowError) as error:
-                    raise _damaged(self.name, number, error) from None
+                    raise _damaged(self.name, read, error) from None
                 yield from rows
-                number += batch.num_rows
-        if number == 0:
-            raise ManifestError(f"{self.name} holds no rows")
+                read += batch.num_rows
+        if read == 0:
+            raise NoRows(f"{self.name} holds no rows")
 
-    def _rows_of(self, batch: pa.RecordBatch, before: int) -> Iterator[ManifestRow | BadRow]:
+    def _rows_of(self, batch: pa.RecordBatch, read: int, after: int) -> Iterator[ManifestRow | BadRow]:
         """Convert the batch, at once, and return an iterator over its rows. Raises what pyarrow raises."""
         bad: dict[int, BadCell] = {}
         values = [field_values(batch.column(column), field, kind, bad) for field, column, kind in self._fields]
@@ -77,16 +77,16 @@ class ParquetManifest:
         fields = tuple(field for field, _, _ in self._fields)
         cells = zip(*values, strict=True) if values else iter([()] * batch.num_rows)
         passed = zip(*extra, strict=True) if extra else iter([()] * batch.num_rows)
-        return self._build(before, fields, zip(cells, passed, ids, strict=True), bad)
+        return self._build(read, after, fields, zip(cells, passed, ids, strict=True), bad)
 
     def _build(
-        self, before: int, fields: tuple[str, ...], cells: Iterator[Any], bad: dict[int, BadCell]
+        self, read: int, after: int, fields: tuple[str, ...], cells: Iterator[Any], bad: dict[int, BadCell]
     ) -> Iterator[ManifestRow | BadRow]:
         build, extra_names, name = self._builder.build, self._extra, self.name
         brings_bytes = any(kind is FieldKind.CONTENT for _, _, kind in self._fields)
-        for number, (values, passed, custom_id) in enumerate(cells, start=before + 1):
-            where = f"{name}, row {number}"
-            flaw = bad.get(number - before - 1) if bad else None
+        for row, (values, passed, custom_id) in enumerate(cells, start=read + 1):
+            number, where = after + row, f"{name}, row {row}"
+            flaw = bad.get(row - read - 1) if bad else None
             if flaw is not None:
                 yield BadRow(number, where, flaw.field, flaw.value, flaw.reason)
                 continue
@@ -112,7 +112,7 @@ class ParquetManifest:
         except OSError as failure:
             return ManifestError(f"{self.name} cannot be read: {failure.strerror}")
         if not start:
-            return ManifestError(f"{self.name} holds no rows: it is empty")
+            return NoRows(f"{self.name} holds no rows: it is empty")
         if start == b"PARE" or "encrypt" in str(error).lower():
             return ManifestError(f"{self.name} is encrypted; write it without encryption")
         if start == b"PAR1":

@@ -18,6 +18,10 @@ class ManifestError(FillfleetError):
         super().__init__("manifest_unreadable", message)
 
 
+class NoRows(ManifestError):
+    """The manifest is in order, but empty."""
+
+
 class Content(Protocol):
     """A file that a row brings along; it is uploaded into the bucket under the sha256 of its bytes."""
 

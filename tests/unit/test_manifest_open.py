@@ -13,7 +13,7 @@ import pytest
 
 from producer.manifest.open import open_manifest
 from producer.manifest.options import Form, ManifestOptions
-from tests.support.manifests import error, write
+from tests.support.manifests import error, good, read, write
 
 URL = "https://x.example/1.png"
 CSV = f"image,sku\n{URL},1\n"
@@ -73,13 +73,44 @@ def test_parquet_is_told_by_its_content_and_the_users_word_wins_over_a_name(tmp_
 def test_a_manifest_that_is_not_there_or_no_file_says_so(tmp_path: Path) -> None:
     assert "there is no file or folder" in error(tmp_path / "missing.csv")
     assert "there is no file or folder" in error("nul\x00.csv")
-    assert "is a folder, and csv is a file" in error(tmp_path, form=Form.CSV)
+    assert "is a folder that holds no csv file" in error(tmp_path, form=Form.CSV)
     assert "/dev/null' is neither a file nor a folder" in error("/dev/null")
     assert "cannot be read here" in error("s3://bucket/t.csv")
     (tmp_path / "loop.csv").symlink_to("loop.csv")
     assert "there is no file or folder" in error(tmp_path / "loop.csv")
     assert error(write(tmp_path, "rows", "")) == "rows holds no rows"
     assert "ends too early" in error(write(tmp_path, "rows", gzip.compress(CSV.encode())[:12]))
+
+
+def test_a_folder_of_parts_is_one_table_whose_rows_are_numbered_through(tmp_path: Path) -> None:
+    for number, rows in enumerate([2, 0, 3]):
+        table = pa.table({"image": pa.array([f"{URL}?{number}"] * rows, pa.string())})
+        pq.write_table(table, tmp_path / f"part-{number}.parquet")
+    write(tmp_path, "_SUCCESS", "")
+    write(tmp_path, ".part-0.parquet.crc", "crc")
+    manifest = open_manifest(str(tmp_path), ManifestOptions())
+    assert (manifest.form, manifest.name) == (Form.PARQUET, tmp_path.name)
+    rows_of_parts = good(tmp_path)
+    assert [row.number for row in rows_of_parts] == [1, 2, 3, 4, 5]
+    assert [row.where for row in rows_of_parts][1:3] == ["part-0.parquet, row 2", "part-2.parquet, row 1"]
+
+
+def test_parts_of_text_count_lines_in_each_and_bad_rows_too(tmp_path: Path) -> None:
+    write(tmp_path, "1.csv", CSV + "ragged\n")
+    write(tmp_path, "2.csv.gz", gzip.compress(CSV.encode()))
+    found = [(row.number, row.where) for row in read(tmp_path)]
+    assert found == [(1, "1.csv, line 2"), (2, "1.csv, line 3"), (3, "2.csv.gz, line 2")]
+    write(tmp_path, "3.jsonl", JSONL)
+    assert "holds tables of several forms (csv, jsonl); say which: --form FORM" in error(tmp_path)
+    assert [row.number for row in good(tmp_path, form=Form.JSONL)] == [1]
+
+
+def test_parts_without_a_row_and_a_part_with_a_wrong_header_are_errors(tmp_path: Path) -> None:
+    write(tmp_path / "none", "1.csv", "image\n")
+    assert error(tmp_path / "none") == "none holds no rows"
+    write(tmp_path / "wrong", "1.csv", CSV)
+    write(tmp_path / "wrong", "2.csv", "picture\nx\n")
+    assert error(tmp_path / "wrong").startswith("2.csv: no column is the image")
 
 
 @pytest.mark.parametrize(
