@@ -6,19 +6,19 @@ leases would take minutes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, delete, insert, select, text
+from sqlalchemy import Connection, Engine, delete, func, insert, select, text
 
 from common import lifecycle
-from common.contract import MODEL, FillRequest, Queue
+from common.contract import MODEL, FillRequest, Queue, Status
 from common.errors import LeaseLost, Rejected
 from common.ids import new_id
-from common.lifecycle import Claim, Published, Release
+from common.lifecycle import Claim, Counts, NewBatch, NewRow, Published, Release
 from common.settings import Settings
-from common.tables import api_keys, batches, job_events, jobs, owners, uploads
+from common.tables import api_keys, batches, job_events, jobs, owners, source_hosts, uploads, webhooks
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,7 +27,29 @@ RESULT: Final = {"outputs": [], "worker": "w1"}
 BROKEN: Final = Rejected("image_truncated", "image: the file ends too early")
 DRAIN: Final = Release("draining", "the worker is shutting down", counts=False)
 TROUBLE: Final = Release("fetch_timeout", "image: did not arrive in time", counts=True)
+HOOK: Final = "https://example.com/hook"
 REQUEST: Final = FillRequest(image="https://example.com/a.png", prompt="a fox", seed=7)
+
+
+def new_row(
+    number: int,
+    *,
+    custom_id: str | None = None,
+    request: FillRequest = REQUEST,
+    adapters: str = "",
+    host: str = "",
+    extra: Mapping[str, Any] | None = None,
+) -> NewRow:
+    """A row of a batch, as the intake hands it on."""
+    return NewRow(
+        number=number,
+        custom_id=custom_id,
+        request_json=request.model_dump_json(),
+        row_hash=number.to_bytes(16, "big"),
+        adapters=adapters,
+        source_host=host,
+        extra=extra or {},
+    )
 
 
 class Life:
@@ -54,9 +76,66 @@ class Life:
         """Make a job that waits to be published."""
         return self.do(lifecycle.create, owner or self.owner, REQUEST, queue=queue, model=MODEL)
 
-    def publish(self, room: int = 100, *, queue: Queue = Queue.BULK) -> list[Published]:
+    def receive(
+        self, rows: int | Sequence[NewRow] = 0, owner: UUID | None = None, *, priority: int = 5, strict: bool = False
+    ) -> UUID:
+        """Make a batch that still receives rows, and has these."""
+        owner = owner or self.owner
+        new = NewBatch(new_id().hex, strict=strict, priority=priority, webhook_url=HOOK)
+        batch = self.do(lifecycle.create_batch, owner, new)
+        self.add_rows(batch, rows, owner)
+        return batch
+
+    def add_rows(self, batch: UUID, rows: int | Sequence[NewRow], owner: UUID | None = None) -> None:
+        """Take rows into a batch, as the intake does: locked."""
+        with self.engine.begin() as connection:
+            lifecycle.lock_batch(connection, owner or self.owner, batch)
+            many = [new_row(number) for number in range(1, rows + 1)] if isinstance(rows, int) else rows
+            lifecycle.insert_rows(connection, owner or self.owner, batch, many)
+
+    def open(self, rows: int | Sequence[NewRow] = 3, owner: UUID | None = None, *, priority: int = 5) -> UUID:
+        """Make a batch that is open, of these rows."""
+        batch = self.receive(rows, owner, priority=priority)
+        self.do(lifecycle.open_batch, owner or self.owner, batch)
+        return batch
+
+    def rows_of(self, batch: UUID) -> list[UUID]:
+        """Return the jobs of a batch in the order of its rows."""
+        with self.engine.begin() as connection:
+            rows = select(jobs.c.id).where(jobs.c.batch_id == batch).order_by(jobs.c.row_no, jobs.c.id)
+            return list(connection.execute(rows).scalars())
+
+    def batch(self, batch: UUID) -> Mapping[str, Any]:
+        """Return the batch's row."""
+        with self.engine.begin() as connection:
+            return dict(connection.execute(select(batches).where(batches.c.id == batch)).mappings().one())
+
+    def state(self, batch: UUID) -> tuple[str, bool]:
+        """Return the batch's state, and whether it has ended."""
+        row = self.batch(batch)
+        return row["state"], row["ended_at"] is not None
+
+    def counts(self, batch: UUID) -> Counts:
+        """Return the batch's counts; AssertionError where the jobs themselves, counted one by one, say otherwise."""
+        with self.engine.begin() as connection:
+            connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+            kept = lifecycle.read_counts(connection, [batch])[batch]
+            assert kept == counted(connection, batch)
+            return kept
+
+    def finish(self, job: UUID) -> None:
+        """Lead a job that can be taken to its result."""
+        self.do(lifecycle.complete, job, self.take(job), RESULT)
+
+    def webhooks(self, batch: UUID) -> list[Mapping[str, Any]]:
+        """Return the bodies of the batch's webhooks, the oldest first."""
+        with self.engine.begin() as connection:
+            bodies = select(webhooks.c.body).where(webhooks.c.batch_id == batch).order_by(webhooks.c.id)
+            return list(connection.execute(bodies).scalars())
+
+    def publish(self, room: int = 100, *, queue: Queue = Queue.BULK, host_limit: int = 0) -> list[Published]:
         """Publish what waits and is due."""
-        return self.do(lifecycle.publish_waiting, queue, room=room)
+        return self.do(lifecycle.publish_waiting, queue, room=room, host_limit=host_limit)
 
     def claim(self, job: UUID, worker: str = "w1", lease_seconds: float = 60.0) -> Claim | None:
         """Try to take a job."""
@@ -120,8 +199,19 @@ class Life:
 def remove_all(engine: Engine) -> None:
     """Empty the database. For the few rows of a test, deleting is thirty times as fast as truncating."""
     with engine.begin() as connection:
-        for table in (jobs, batches, uploads, api_keys, owners):  # what hangs on a job goes with it
+        for table in (jobs, batches, source_hosts, uploads, api_keys, owners):  # what hangs on a job goes with it
             connection.execute(delete(table))
+
+
+def counted(connection: Connection, batch: UUID) -> Counts:
+    """Count the jobs of a batch one by one."""
+    kinds = select(jobs.c.status, jobs.c.error_code, func.count().label("number")).where(jobs.c.batch_id == batch)
+    numbers = dict.fromkeys([*(status.value for status in Status), "cancelled"], 0)
+    for row in connection.execute(kinds.group_by(jobs.c.status, jobs.c.error_code)):
+        numbers[row.status] += row.number
+        if (row.status, row.error_code) == ("failed", "cancelled"):
+            numbers["cancelled"] += row.number
+    return Counts(**numbers)
 
 
 def created(life: Life) -> UUID:
