@@ -20,7 +20,7 @@ MEDIA_TYPE: Final = "text/csv; charset=utf-8"
 
 
 def write_csv(rows: Iterable[Row], extra_columns: Sequence[str] = (), *, saved: bool = False) -> Iterator[bytes]:
-    """Yield the table in pieces of some 64 KiB, the header first. Null is an empty cell, true and false are words."""
+    """Yield the table in pieces of some 64 KiB, the header first. Null is an empty cell, as an empty text is."""
     names, extras = column_names(saved=saved), extra_names(extra_columns)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\r\n")

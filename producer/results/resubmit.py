@@ -24,7 +24,7 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
     "output_format": FillRequest.model_fields["output_format"].default,
     "enable_safety_checker": FillRequest.model_fields["enable_safety_checker"].default,
 }
-_TAKEN: Final = frozenset({"custom_id", "body", *FillRequest.model_fields})
+_TAKEN: Final = frozenset({"custom_id", "body"})
 """Keys that a reader of the line takes for something else than a passthrough column."""
 
 
@@ -36,7 +36,7 @@ def write_resubmit(rows: Iterable[Row]) -> Iterator[bytes]:
 
 
 def resubmit_line(row: Row) -> dict[str, Any]:
-    """Return the row as a line of a manifest. A passthrough column named like a field gets `extra_` in front."""
+    """Return the row as a line of a manifest. A passthrough column named custom_id or body gets `extra_` in front."""
     body = {name: row[name] for name in ("image", "mask_image") if row.get(name) is not None}
     body |= {
         name: row[name] for name, default in _DEFAULTS.items() if row.get(name) is not None and row[name] != default
