@@ -91,6 +91,9 @@ class Settings(BaseSettings):
     """How often to look without having been notified; also bounds how late a rescue or a due retry is noticed."""
     publish_window_floor: int = Field(default=32, ge=1)
     publish_lost_seconds: float = Field(default=15.0, gt=0)
+    source_host_max_jobs: int = Field(default=256, ge=0)
+    """Jobs of batches, published or running, whose images come from one host; 0: no bound. Hosts that ask for rest
+    (429, Retry-After) get it in any case."""
     broker_visibility_seconds: int = Field(default=6 * 3600, ge=60)
     """Many times the worst job: our leases, not Redis, decide when a job is given to somebody else."""
 
@@ -104,6 +107,10 @@ class Settings(BaseSettings):
     webhook_backoff_seconds: float = Field(default=5.0, gt=0)
     """The pause after the first failed try; it doubles with each, up to the longest."""
     webhook_backoff_max_seconds: float = Field(default=3600.0, gt=0)
+
+    # --- manifests that users name by URL
+    manifest_max_bytes: int = Field(default=8 * 1024 * MIB, ge=1024)
+    manifest_fetch_seconds: float = Field(default=3600.0, gt=0)
 
     # --- fetching what users name
     fetch_max_bytes: int = Field(default=50 * MIB, ge=1024)

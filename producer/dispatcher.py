@@ -1,4 +1,4 @@
-"""The only publisher: keeps a window of messages in Redis, finds lost ones, and rescues jobs of dead workers.
+"""The only publisher: keeps a window of messages in Redis, finds lost ones, rescues jobs of dead workers, ends batches.
 
 A loop of its own, never a queued job, so that it works exactly when the queue does not. Any number may run at once.
 Postgres says what is to be done; Redis is told, and whatever it forgets is told again.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
-from uuid import UUID
 
 from celery import Celery
 from sqlalchemy import Engine
@@ -23,24 +24,46 @@ from common.lifecycle import Published
 from common.settings import Settings
 from common.telemetry import get_logger
 from common.workers import live_slots
+from producer import manifest_intake, webhooks
 
 log = get_logger(__name__)
 
 _BACKLOG_SECONDS: Final = 0.05
 """First pause while a full window leaves jobs waiting: room appears without anybody ringing. It doubles up to the poll
 interval while none appears, so that a fleet without workers costs nothing."""
+_CANCELLED_AT_ONCE: Final = 1000
+_COMPANIONS: Final[Mapping[str, Callable[[Settings, threading.Event], None]]] = {
+    "webhooks": webhooks.run,
+    "manifests": manifest_intake.run,
+}
+"""What else any number of these processes may do at once, each in a thread of its own."""
 
 
 def run(settings: Settings, stop: threading.Event) -> None:
-    """Dispatch until `stop` is set."""
+    """Dispatch until `stop` is set. Raises what a companion raised: its supervisor then starts the process anew."""
     dispatcher = Dispatcher(settings)
     log.info("dispatcher.started", window_floor=settings.publish_window_floor)
     try:
-        while not stop.is_set():
-            dispatcher.step(stop)
+        with ThreadPoolExecutor(len(_COMPANIONS)) as pool:
+            companions = [pool.submit(_accompany, settings, stop, loop) for loop in _COMPANIONS.values()]
+            try:
+                while not stop.is_set():
+                    dispatcher.step(stop)
+            finally:
+                stop.set()
+        for companion in companions:
+            companion.result()
     finally:
         dispatcher.close()
         log.info("dispatcher.stopped")
+
+
+def _accompany(settings: Settings, stop: threading.Event, loop: Callable[[Settings, threading.Event], None]) -> None:
+    try:
+        loop(settings, stop)
+    except Exception:
+        stop.set()  # nobody would notice that webhooks are not delivered any more
+        raise
 
 
 class Dispatcher:
@@ -52,7 +75,6 @@ class Dispatcher:
         self._app: Celery = make_app(settings)
         self._lengths = QueueLengths(settings)
         self._doorbell = Doorbell(settings)
-        self._last_owner: dict[Queue, UUID] = {}
         self._connected_since: float | None = None
         self._next_sweep = 0.0
         self._pause = settings.dispatcher_poll_seconds
@@ -90,18 +112,20 @@ class Dispatcher:
         if now >= self._next_sweep:
             self._next_sweep = now + self._settings.dispatcher_poll_seconds
             self._rescue(now)
+            self._sweep_batches()
             self._send_lost_again()
+        cancelled = self._cancel_rows()
         passes = [self._publish(queue) for queue in Queue]
-        return sum(published for published, _ in passes), any(is_full for _, is_full in passes)
+        published = sum(published for published, _ in passes)
+        return published + cancelled, cancelled == _CANCELLED_AT_ONCE or any(is_full for _, is_full in passes)
 
     def _publish(self, queue: Queue) -> tuple[int, bool]:
         settings = self._settings
         with transaction(self._engine) as connection:
             slots = live_slots(connection, seen_within_seconds=settings.lease_seconds)
             room = max(settings.publish_window_floor, 2 * slots) - lifecycle.count_published(connection, queue)
-            messages = lifecycle.publish_waiting(connection, queue, room=room, last_owner=self._last_owner.get(queue))
+            messages = lifecycle.publish_waiting(connection, queue, room=room, host_limit=settings.source_host_max_jobs)
         if messages:
-            self._last_owner[queue] = messages[-1].owner
             self._send(queue, messages)
         return len(messages), len(messages) >= room
 
@@ -115,6 +139,21 @@ class Dispatcher:
                 lifecycle.withdraw(connection, messages)
             raise
         log.info("dispatcher.published", queue=queue.value, count=len(messages))
+
+    def _cancel_rows(self) -> int:
+        """End some rows of cancelled batches, in passes of their own: others are not to wait for a million of them."""
+        with transaction(self._engine) as connection:
+            return lifecycle.end_cancelled_rows(connection, limit=_CANCELLED_AT_ONCE)
+
+    def _sweep_batches(self) -> None:
+        with transaction(self._engine) as connection:
+            # Before lost messages are looked for: those of a paused batch are not lost.
+            lifecycle.withdraw_held_rows(connection)
+        with transaction(self._engine) as connection:
+            lifecycle.forget_rested_hosts(connection)
+            ended = lifecycle.end_batches(connection)
+        for batch in ended:
+            log.info("dispatcher.batch_ended", batch=batch.hex)
 
     def _send_lost_again(self) -> None:
         lengths = self._lengths.read()

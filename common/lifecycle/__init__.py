@@ -12,6 +12,7 @@ batch_states.py  a batch as a whole: receive, open, pause, resume, cancel, end
 batch_rows.py    its rows: they come in by COPY, and are cancelled and retried in chunks
 batch_pins.py    its LoRAs, pinned once for all rows
 counts.py        how many of its rows are in which state
+manifest_leases.py  who reads the manifest of a batch that the server reads
 source_hosts.py  hosts that asked to be left alone
 locks.py         how all of them lock many jobs at once
 
@@ -54,6 +55,13 @@ from common.lifecycle.dispatch import (
     rescue,
     withdraw,
 )
+from common.lifecycle.manifest_leases import (
+    ManifestLease,
+    claim_manifest,
+    give_manifest_back,
+    keep_manifest,
+    refuse_manifest,
+)
 from common.lifecycle.source_hosts import forget_rested_hosts, pause_host, paused_hosts
 from common.lifecycle.wishes import cancel, create, delete, retry
 
@@ -62,6 +70,7 @@ __all__ = [
     "Claim",
     "Counts",
     "Known",
+    "ManifestLease",
     "NewBatch",
     "NewRow",
     "Published",
@@ -73,6 +82,7 @@ __all__ = [
     "cancel",
     "cancel_batch",
     "claim",
+    "claim_manifest",
     "complete",
     "count_published",
     "create",
@@ -84,7 +94,9 @@ __all__ = [
     "fail",
     "find_rows",
     "forget_rested_hosts",
+    "give_manifest_back",
     "insert_rows",
+    "keep_manifest",
     "lock_batch",
     "open_batch",
     "pause_batch",
@@ -95,6 +107,7 @@ __all__ = [
     "publish_lost",
     "publish_waiting",
     "read_counts",
+    "refuse_manifest",
     "release",
     "renew",
     "reopen",

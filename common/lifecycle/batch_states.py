@@ -23,6 +23,8 @@ from common.tables import batch_adapters, batch_counts, batches, jobs, webhooks
 
 DONE_EVENT: Final = "batch.done"
 CANCELLED_EVENT: Final = "batch.cancelled"
+_EVENTS: Final = {BatchState.OPEN: DONE_EVENT, BatchState.CANCELLED: CANCELLED_EVENT}
+"""What ends a batch of that state."""
 
 
 @dataclass(frozen=True)
@@ -155,25 +157,21 @@ def reopen(connection: Connection, wanted: Collection[UUID]) -> None:
 
 def end_batches(connection: Connection) -> list[UUID]:
     """End the batches of which no row is left, and write their webhooks; returns them."""
-    over = {BatchState.OPEN: DONE_EVENT, BatchState.CANCELLED: CANCELLED_EVENT}
-    under_way = select(batches.c.id, batches.c.state).where(batches.c.state.in_(over), batches.c.ended_at.is_(None))
-    # A look without locks first: in most passes nothing has ended, and nothing shall be written.
-    seen = _without_rows(connection, connection.execute(under_way).all())
-    if not seen:
+    under_way = select(batches.c.id, batches.c.state).where(batches.c.state.in_(_EVENTS), batches.c.ended_at.is_(None))
+    rows = connection.execute(under_way).all()
+    counts = read_counts(connection, [row.id for row in rows])
+    nothing_left = [row.id for row in rows if counts[row.id].left == 0]
+    if not nothing_left:  # nothing was locked, so looking often costs little
         return []
-    held = under_way.where(batches.c.id.in_([row.id for row in seen])).order_by(batches.c.id)
+    held = under_way.where(batches.c.id.in_(nothing_left)).order_by(batches.c.id)
     rows = connection.execute(held.with_for_update(key_share=True, skip_locked=True)).all()
-    ended = _without_rows(connection, rows)
+    counts = read_counts(connection, [row.id for row in rows])  # now that no more rows can come
+    ended = [row for row in rows if counts[row.id].left == 0]
     for row in ended:
         state = BatchState.DONE if row.state == BatchState.OPEN else BatchState.CANCELLED
         _set(connection, row.id, state=state, ended_at=func.now())
-        _announce(connection, row.id, over[BatchState(row.state)])
+        _announce(connection, row.id, _EVENTS[BatchState(row.state)])
     return [row.id for row in ended]
-
-
-def _without_rows(connection: Connection, rows: Sequence[Row[*tuple[Any, ...]]]) -> list[Row[*tuple[Any, ...]]]:
-    counts = read_counts(connection, [row.id for row in rows])
-    return [row for row in rows if counts[row.id].left == 0]
 
 
 def _announce(connection: Connection, batch: UUID, event: str) -> None:

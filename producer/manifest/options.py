@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 
 class Form(StrEnum):
@@ -46,3 +46,21 @@ class ManifestOptions:
     """Relative paths are below it, and may not leave it. Default: the manifest's own folder."""
     local_files: bool = True
     """False where the manifest is somebody else's: a row that names a local path is then a bad row."""
+
+
+_IN_JSON: Final = ("columns", "constants", "keep", "mask", "mask_suffix")
+
+
+def options_to_json(options: ManifestOptions) -> dict[str, Any]:
+    """Return what another machine may know of the options: all but what is about files of this one."""
+    told = {name: getattr(options, name) for name in _IN_JSON}
+    return {**told, "keep": list(options.keep), "form": None if options.form is None else options.form.value}
+
+
+def options_from_json(told: Mapping[str, Any]) -> ManifestOptions:
+    """Return the options that `options_to_json` told of; rows may then name no file of this machine."""
+    known = {name: told[name] for name in _IN_JSON if told.get(name) is not None}
+    form = told.get("form")
+    if "keep" in known:
+        known["keep"] = tuple(known["keep"])
+    return ManifestOptions(**known, form=None if form is None else Form(form), local_files=False)
