@@ -1,12 +1,13 @@
 """What a job needs before it can be drawn: image, mask and LoRAs, fetched, pinned, decoded and checked.
 
 A retry must make the same image, so each input's sha256 is pinned at its first fetch: other bytes later fail the job.
+The LoRAs of a batch are pinned for all its jobs by the one that fetches them first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
@@ -15,14 +16,16 @@ from PIL.Image import Image
 from common.contract import LoraRef
 from common.errors import Rejected
 from common.fetch import Fetcher
-from common.lifecycle import Claim
+from common.lifecycle import AdapterPin, Claim
 from common.objects import Objects
 from common.read_prefixes import NameOf
 from common.settings import Settings
 from common.sources import check_source_owner, parse_source, read_source
+from common.urls import shown
+from worker.batch_pins import BatchPins
 from worker.decode import decode_image, decode_mask
 from worker.lease import Lease
-from worker.lora_source import LoraSource
+from worker.lora_source import LocalLora, LoraSource
 from worker.work import Adapter
 
 AdapterCheck = Callable[[Path, str], None]
@@ -51,6 +54,7 @@ class InputReader:
         loras: LoraSource,
         check_adapter: AdapterCheck,
         name_of: NameOf,
+        batch_pins: BatchPins,
     ) -> None:
         self._settings = settings
         self._fetcher = fetcher
@@ -58,6 +62,7 @@ class InputReader:
         self._loras = loras
         self._check_adapter = check_adapter
         self._name_of = name_of
+        self._batch_pins = batch_pins
 
     def read(self, claim: Claim, lease: Lease) -> Inputs:
         """Fetch, check and decode everything that the job names.
@@ -77,7 +82,7 @@ class InputReader:
             lease.enter("decode", self._settings.decode_seconds)
             mask = decode_mask(mask_data, what="mask_image", settings=self._settings)
         adapters = tuple(
-            self._adapter(f"loras[{number}].path", lora, claim.owner, lease, pins)
+            self._adapter(f"loras[{number}].path", lora, claim, lease, pins)
             for number, lora in enumerate(request.loras)
         )
         return Inputs(
@@ -108,10 +113,45 @@ class InputReader:
             )
         return fetched.data
 
-    def _adapter(self, what: str, lora: LoraRef, owner: UUID, lease: Lease, pins: dict[str, str]) -> Adapter:
+    def _adapter(self, what: str, lora: LoraRef, claim: Claim, lease: Lease, pins: dict[str, str]) -> Adapter:
         # Its own fetch, and before that those of the other slots, if they want the same file and do not get it.
         lease.enter("adapters", (1 + self._settings.worker_slots) * self._settings.lora_fetch_seconds)
-        local = self._loras.resolve(lora.path, owner=owner, what=what, pinned=pins.get(what))
-        self._check_adapter(local.path, what)
+        held = None if claim.batch is None else self._batch_pins.find(claim.batch, lora.path)
+        if held is not None:
+            local = self._held(what, lora.path, claim.owner, held)
+        else:
+            local = self._loras.resolve(lora.path, owner=claim.owner, what=what, pinned=pins.get(what))
+            self._check_adapter(local.path, what)
+            if claim.batch is not None:
+                local = self._first_of_batch(what, lora.path, claim.owner, claim.batch, local)
         pins[what] = local.sha256
-        return Adapter(source=lora.path, sha256=local.sha256, path=local.path, bytes=local.bytes, scale=lora.scale)
+        return Adapter(
+            source=lora.path,
+            sha256=local.sha256,
+            path=local.path,
+            bytes=local.bytes,
+            scale=lora.scale,
+            revision=local.revision,
+        )
+
+    def _first_of_batch(self, what: str, path: str, owner: UUID, batch: UUID, local: LocalLora) -> LocalLora:
+        """Pin what was found; return that, or what another worker found at the same time and was faster to pin."""
+        held = self._batch_pins.set(batch, path, AdapterPin(local.sha256, local.revision))
+        if held.sha256 != local.sha256:
+            return self._held(what, path, owner, held)
+        return replace(local, revision=held.revision)
+
+    def _held(self, what: str, path: str, owner: UUID, held: AdapterPin) -> LocalLora:
+        """Return the file that the batch is pinned to. Raises Rejected (lora_changed) where it is another one now."""
+        try:
+            local = self._loras.resolve(path, owner=owner, what=what, pinned=held.sha256, revision=held.revision)
+        except Rejected as error:
+            if error.code != "lora_changed":
+                raise
+            raise Rejected(
+                error.code,
+                f"{what}: the file at {shown(path)} is another one than the batch began with; "
+                "submit the rest as a new batch",
+            ) from None
+        self._check_adapter(local.path, what)
+        return replace(local, revision=held.revision)

@@ -62,13 +62,13 @@ class LoraHub:
         self._max_bytes = settings.lora_max_bytes
         self._seconds = settings.fetch_seconds
 
-    def find(self, wish: HubId, *, what: str) -> HubFile:
-        """Return the file that `wish` means at the newest commit.
+    def find(self, wish: HubId, *, what: str, revision: str | None = None) -> HubFile:
+        """Return the file that `wish` means at the commit `revision`, by default the newest.
 
         Raises Rejected (hub_*, lora_not_found, lora_ambiguous, lora_too_large) and Transient (hub_unavailable).
         """
         try:
-            info = self._api.model_info(wish.repo, files_metadata=True, timeout=self._seconds)
+            info = self._api.model_info(wish.repo, revision=revision, files_metadata=True, timeout=self._seconds)
         except Exception as error:
             told = in_words(error)
             if told is None:
@@ -83,7 +83,7 @@ class LoraHub:
             raise Rejected(
                 "lora_too_large", f"{what}: {shown(wish.repo)} has {file.size} bytes; {self._max_bytes} are allowed"
             )
-        commit = info.sha or "main"
+        commit = info.sha or revision or "main"
         url = hf_hub_url(wish.repo, file.rfilename, revision=commit, endpoint=self._api.endpoint)
         return HubFile(url, commit, file.lfs.sha256 if file.lfs is not None else None)
 

@@ -30,6 +30,8 @@ SUFFIX = ".safetensors"
 REMEMBERED_SECONDS = 300.0
 """So long a URL or hub id without a pin is taken to lead to the same file as before: a burst of jobs asks once."""
 _LOCKS = 64
+_Wish = tuple[str, str | None]
+"""What a LoRA was named by, and at which commit."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +64,17 @@ class LoraSource:
         self._cache = LoraCache(settings.lora_cache_folder.expanduser(), settings.lora_cache_max_bytes)
         self._memory = threading.Lock()
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
-        self._remembered: dict[str, tuple[float, LocalLora]] = {}
+        self._remembered: dict[_Wish, tuple[float, LocalLora]] = {}
         self._hashes: dict[tuple[str, int, int, int], str] = {}
 
-    def resolve(self, path: str, *, owner: UUID | None, what: str, pinned: str | None = None) -> LocalLora:
+    def resolve(
+        self, path: str, *, owner: UUID | None, what: str, pinned: str | None = None, revision: str | None = None
+    ) -> LocalLora:
         """Return the file that `path` names for `owner`. `what` is the field's name in messages.
 
         `path` is a name in LORA_FOLDER (no slash), an http(s) or s3 URL, or a hub id `org/name`, also with a file:
-        `org/name/file.safetensors`. `pinned` is the sha256 that it must have, from the job's first try.
+        `org/name/file.safetensors`. `pinned` is the sha256 that it must have, from the job's first try or its batch's;
+        a file of the hub is taken at the commit `revision`, by default the newest.
         Raises Rejected: lora_not_found, lora_ambiguous, lora_too_large, lora_changed, hub_*, fetch_*, source_*,
         object_not_found; Transient: hub_unavailable, fetch_*, lora_not_stored; Unavailable.
         """
@@ -80,7 +85,7 @@ class LoraSource:
             return found
         if "://" in path:
             return self._from_url(path, owner, what, pinned)
-        return self._from_hub(path, what, pinned)
+        return self._from_hub(path, what, pinned, revision)
 
     def _named(self, name: str, what: str) -> LocalLora:
         folder = self._settings.lora_folder
@@ -121,15 +126,15 @@ class LoraSource:
 
         return self._once(url, what, pinned, lambda: (self._cache.add(download), None))
 
-    def _from_hub(self, path: str, what: str, pinned: str | None) -> LocalLora:
+    def _from_hub(self, path: str, what: str, pinned: str | None, revision: str | None) -> LocalLora:
         wish = parse_hub_id(path, what=what)
 
         def obtain() -> tuple[Path, str | None]:
-            file = self._hub.find(wish, what=what)
+            file = self._hub.find(wish, what=what, revision=revision)
             kept = self._cache.get(file.sha256) if file.sha256 is not None else None
             return kept or self._cache.add(lambda target: self._fetch(file.url, target, what)), file.commit
 
-        return self._once(path, what, pinned, obtain)
+        return self._once(path, what, pinned, obtain, revision)
 
     def _fetch(self, url: str, target: Path, what: str) -> None:
         self._fetcher.download(
@@ -141,34 +146,40 @@ class LoraSource:
         )
 
     def _once(
-        self, text: str, what: str, pinned: str | None, obtain: Callable[[], tuple[Path, str | None]]
+        self,
+        text: str,
+        what: str,
+        pinned: str | None,
+        obtain: Callable[[], tuple[Path, str | None]],
+        revision: str | None = None,
     ) -> LocalLora:
         """Return the file of `text`, obtained unless it is known; threads that want the same wait for one of them."""
-        with self._locks[hash(text) % _LOCKS]:
-            known = self._known(text, pinned)
+        wish = (text, revision)  # an old commit is not what others mean who name none
+        with self._locks[hash(wish) % _LOCKS]:
+            known = self._known(wish, pinned)
             if known is not None:
                 return known
             path, commit = obtain()
             lora = LocalLora(path, path.stem, path.stat().st_size, commit)
             with self._memory:
-                self._remembered[text] = (time.monotonic(), lora)
+                self._remembered[wish] = (time.monotonic(), lora)
         if pinned is not None and lora.sha256 != pinned:
             raise _changed(text, what)
         return lora
 
-    def _known(self, text: str, pinned: str | None) -> LocalLora | None:
-        """Return what `text` is known to be, if that is still in the cache."""
+    def _known(self, wish: _Wish, pinned: str | None) -> LocalLora | None:
+        """Return what was wished for if it is known and still in the cache."""
         oldest = time.monotonic() - REMEMBERED_SECONDS
         with self._memory:
             self._remembered = {key: value for key, value in self._remembered.items() if value[0] > oldest}
-            _, remembered = self._remembered.get(text, (0.0, None))
+            _, remembered = self._remembered.get(wish, (0.0, None))
         sha256 = pinned if pinned is not None or remembered is None else remembered.sha256
         path = self._cache.get(sha256) if sha256 is not None else None
         if path is None:
             return None
         if remembered is not None and remembered.sha256 == sha256:
             return remembered
-        return LocalLora(path, path.stem, path.stat().st_size, None)
+        return LocalLora(path, path.stem, path.stat().st_size, wish[1])
 
 
 def _changed(path: str, what: str) -> Rejected:

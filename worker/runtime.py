@@ -25,6 +25,7 @@ from common.owners import OwnerNames
 from common.settings import Settings
 from common.telemetry import get_logger
 from common.workers import WorkerBeat, WorkerState
+from worker.batch_pins import BatchPins
 from worker.device import Device
 from worker.fill import Workshop, fill_job
 from worker.inputs import InputReader
@@ -144,6 +145,7 @@ class Runtime:
                 LoraSource(self.settings, self._fetcher, self._objects, name_of=names.name),
                 model.check_adapter,
                 names.name,
+                BatchPins(self._engine),
             ),
             device=self._device,
             safety=self._safety,

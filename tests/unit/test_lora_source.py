@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote
 
 import pytest
 
@@ -21,93 +15,18 @@ from common.fetch import Fetcher
 from common.ids import new_id
 from common.settings import Settings
 from tests.support.fills import FillSettings
+from tests.support.lora_site import COMMIT, Site, running_site, sha256_of
 from worker.lora_cache import LoraCache
 from worker.lora_hub import LoraHub, parse_hub_id
 from worker.lora_source import LocalLora, LoraSource
 
 OWNER = new_id()
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-class Site(ThreadingHTTPServer):
-    """A server of files by path, that is also a hub: `repos` has the files of each by name."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Answer)
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.host = f"127.0.0.1:{self.server_port}"
-        self.files: dict[str, bytes] = {}
-        self.repos: dict[str, dict[str, bytes]] = {}
-        self.statuses: dict[str, int] = {}
-        self.headers: dict[str, str] = {}
-        self.tells_sha256 = True
-        self.requests: list[str] = []
-        self.tokens: set[str | None] = set()
-        self.pause = 0.0
-
-    def count(self, path: str) -> int:
-        return self.requests.count(path)
-
-
-class _Answer(BaseHTTPRequestHandler):
-    server: Site
-
-    def do_GET(self) -> None:
-        site, path = self.server, unquote(self.path.split("?")[0])
-        site.requests.append(path)
-        site.tokens.add(self.headers.get("Authorization"))
-        time.sleep(site.pause)
-        if path in site.statuses:
-            return self._send(site.statuses[path], b"no", *site.headers.items())
-        if path.startswith("/api/models/"):
-            return self._model(path.removeprefix("/api/models/"))
-        body = site.files.get(path)
-        for repo, files in site.repos.items():
-            for name, data in files.items():
-                body = data if path == f"/{repo}/resolve/{COMMIT}/{name}" else body
-        return self._send(404, b"nothing") if body is None else self._send(200, body)
-
-    def _model(self, repo: str) -> None:
-        if repo not in self.server.repos:
-            return self._send(404, b"{}", ("X-Error-Code", "RepoNotFound"))
-        siblings = [
-            {"rfilename": name, "size": len(data)}
-            | (
-                {"lfs": {"sha256": _sha256(data), "size": len(data), "pointerSize": 1}}
-                if self.server.tells_sha256
-                else {}
-            )
-            for name, data in self.server.repos[repo].items()
-        ]
-        table = {"id": repo, "sha": COMMIT, "private": False, "tags": [], "downloads": 0, "likes": 0}
-        return self._send(200, json.dumps(table | {"siblings": siblings}).encode())
-
-    def _send(self, status: int, body: bytes, *headers: tuple[str, str]) -> None:
-        self.send_response(status)
-        for name, value in (("Content-Length", str(len(body))), ("Content-Type", "application/json"), *headers):
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
 
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    started = Site()
-    thread = threading.Thread(target=started.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield started
-    started.shutdown()
-    thread.join()
-    started.server_close()
+    with running_site() as started:
+        yield started
 
 
 @pytest.fixture
@@ -130,8 +49,11 @@ def resolve(site: Site, lora_settings: Settings) -> Resolve:
 
     kept = make()
 
-    def resolved(path: str, *, fresh: bool = False, pinned: str | None = None) -> LocalLora:
-        return (make() if fresh else kept).resolve(path, owner=OWNER, what="loras[0].path", pinned=pinned)
+    def resolved(
+        path: str, *, fresh: bool = False, pinned: str | None = None, revision: str | None = None
+    ) -> LocalLora:
+        source = make() if fresh else kept
+        return source.resolve(path, owner=OWNER, what="loras[0].path", pinned=pinned, revision=revision)
 
     return resolved
 
@@ -150,7 +72,7 @@ def test_a_name_means_the_file_in_the_folder(name: str, resolve: Resolve, lora_s
     path = lora_settings.lora_folder / "style.safetensors"
     path.write_bytes(b"one")
 
-    assert resolve(name) == LocalLora(path.resolve(), _sha256(b"one"), 3, None)
+    assert resolve(name) == LocalLora(path.resolve(), sha256_of(b"one"), 3, None)
 
 
 def test_a_replaced_file_is_seen_and_a_pinned_one_refused(resolve: Resolve, lora_settings: Settings) -> None:
@@ -161,7 +83,7 @@ def test_a_replaced_file_is_seen_and_a_pinned_one_refused(resolve: Resolve, lora
     assert resolve("style", pinned=pinned).sha256 == pinned
     path.write_bytes(b"another")
 
-    assert resolve("style").sha256 == _sha256(b"another")
+    assert resolve("style").sha256 == sha256_of(b"another")
     with pytest.raises(Rejected, match=r"^loras\[0\]\.path: \"style\" is another file") as caught:
         resolve("style", pinned=pinned)
     assert caught.value.code == "lora_changed"
@@ -211,7 +133,7 @@ def test_without_a_folder_no_name_is_found(site: Site, tmp_path: Path) -> None:
 # --- URLs
 
 
-def test_a_url_is_fetched_once_and_kept_by_its_sha256(resolve: Resolve, site: Site, lora_settings: Settings) -> None:
+def test_a_url_is_fetched_once_and_kept_by_itssha256_of(resolve: Resolve, site: Site, lora_settings: Settings) -> None:
     site.files["/a.safetensors"] = b"weights"
 
     first = resolve(f"{site.url}/a.safetensors")
@@ -220,7 +142,7 @@ def test_a_url_is_fetched_once_and_kept_by_its_sha256(resolve: Resolve, site: Si
 
     assert first == again == pinned
     assert first.path.read_bytes() == b"weights"
-    assert (first.sha256, first.bytes, first.revision) == (_sha256(b"weights"), 7, None)
+    assert (first.sha256, first.bytes, first.revision) == (sha256_of(b"weights"), 7, None)
     assert site.count("/a.safetensors") == 1
     assert _cached(lora_settings) == [f"{first.sha256}.safetensors"]
 
@@ -229,7 +151,7 @@ def test_other_bytes_than_the_pinned_ones_are_refused(resolve: Resolve, site: Si
     site.files["/a"] = b"new"
 
     with pytest.raises(Rejected, match="is another file than when the job began") as caught:
-        resolve(f"{site.url}/a", pinned=_sha256(b"old"))
+        resolve(f"{site.url}/a", pinned=sha256_of(b"old"))
 
     assert caught.value.code == "lora_changed"
 
@@ -300,7 +222,7 @@ def test_a_hub_id_means_its_only_file_at_the_newest_commit(tells_sha256: bool, r
     found = resolve("org/style")
 
     assert found.path.read_bytes() == b"weights"
-    assert (found.sha256, found.revision) == (_sha256(b"weights"), COMMIT)
+    assert (found.sha256, found.revision) == (sha256_of(b"weights"), COMMIT)
     assert resolve("org/style") == found
     assert site.count("/api/models/org/style") == 1
     assert site.tokens == {None}  # the operator's token is not shown
@@ -403,6 +325,54 @@ def test_a_hub_that_is_not_there_is_tried_again_later(lora_settings: Settings) -
         hub.find(parse_hub_id("org/style", what="x"), what="loras[0].path")
 
     assert caught.value.code == "hub_unavailable"
+
+
+NEWER = "f" * 40
+
+
+@pytest.mark.parametrize("tells_sha256", [True, False])
+def test_a_pinned_commit_is_fetched_although_there_is_a_newer_one(
+    tells_sha256: bool, resolve: Resolve, site: Site
+) -> None:
+    site.repos["org/style"] = {"a.safetensors": b"old"}
+    site.push("org/style", {"b.safetensors": b"new", "c.safetensors": b"another"}, NEWER)
+    site.tells_sha256 = tells_sha256
+
+    found = resolve("org/style", pinned=sha256_of(b"old"), revision=COMMIT)
+
+    assert (found.path.read_bytes(), found.revision) == (b"old", COMMIT)
+
+
+def test_who_names_no_commit_gets_the_newest_whatever_others_are_pinned_to(resolve: Resolve, site: Site) -> None:
+    site.repos["org/style"] = {"a.safetensors": b"old"}
+    site.push("org/style", {"a.safetensors": b"new"}, NEWER)
+    resolve("org/style", pinned=sha256_of(b"old"), revision=COMMIT)
+
+    found = resolve("org/style")
+
+    assert (found.path.read_bytes(), found.revision) == (b"new", NEWER)
+    assert resolve("org/style", pinned=sha256_of(b"old"), revision=COMMIT).path.read_bytes() == b"old"
+
+
+def test_a_pinned_file_that_is_here_needs_no_network(resolve: Resolve, site: Site) -> None:
+    site.repos["org/style"], site.files["/a"] = {"a.safetensors": b"weights"}, b"more weights"
+    first, second = resolve("org/style"), resolve(f"{site.url}/a")
+    before = len(site.requests)
+
+    again = resolve("org/style", fresh=True, pinned=first.sha256, revision=COMMIT)
+
+    assert again == first
+    assert resolve(f"{site.url}/a", fresh=True, pinned=second.sha256) == second
+    assert len(site.requests) == before
+
+
+def test_a_pinned_commit_that_is_gone_is_said_in_words(resolve: Resolve, site: Site) -> None:
+    site.repos["org/style"] = {"a.safetensors": b"new"}
+
+    with pytest.raises(Rejected, match=r'^loras\[0\]\.path: "org/style" has no such file or revision') as caught:
+        resolve("org/style", pinned=sha256_of(b"old"), revision=NEWER)
+
+    assert caught.value.code == "hub_not_found"
 
 
 # --- the cache
