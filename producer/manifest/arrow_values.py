@@ -229,17 +229,26 @@ def _is_image_struct(kind: pa.DataType) -> bool:
 
 
 def _to_python(column: pa.Array) -> list[Any]:
-    """Return the values; times are cut to microseconds, which is all that Python's own types hold."""
-    kind = column.type
-    if pa.types.is_timestamp(kind):
-        column = column.cast(pa.timestamp("us", "UTC" if kind.tz else None), safe=False)
-    elif pa.types.is_duration(kind):
-        column = column.cast(pa.duration("us"), safe=False)
-    elif pa.types.is_time64(kind):
-        column = column.cast(pa.time64("us"), safe=False)
-    elif pa.types.is_map(kind):
+    """Return the values; times are cut to microseconds, and those beyond year 9999 are text: so are Python's types."""
+    if pa.types.is_temporal(column.type):
+        try:
+            return list(_microseconds(column).to_pylist())
+        except (ValueError, OverflowError):
+            return list(column.cast(pa.string()).to_pylist())
+    if pa.types.is_map(column.type):
         return list(column.to_pylist(maps_as_pydicts="lossy"))
     return list(column.to_pylist())
+
+
+def _microseconds(column: pa.Array) -> pa.Array:
+    kind = column.type
+    if pa.types.is_timestamp(kind):
+        return column.cast(pa.timestamp("us", "UTC" if kind.tz else None), safe=False)
+    if pa.types.is_duration(kind):
+        return column.cast(pa.duration("us"), safe=False)
+    if pa.types.is_time64(kind):
+        return column.cast(pa.time64("us"), safe=False)
+    return column
 
 
 def _decimal(value: decimal.Decimal) -> int | float | str:

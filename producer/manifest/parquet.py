@@ -22,6 +22,8 @@ from producer.manifest.row_builder import RowBuilder
 _BATCH_BYTES: Final = 16 * 2**20
 _BATCH_ROWS: Final = 1024  # larger ones are no faster
 _BUFFER_BYTES: Final = 2**20
+# What pyarrow says of damaged files: its own errors, and Python's where a broken name, text or date becomes a value.
+_TROUBLE: Final = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
 
 
 class ParquetManifest:
@@ -34,7 +36,11 @@ class ParquetManifest:
         self._path = path
         self._builder = builder
         with self._open() as file:
-            schema = file.schema_arrow
+            try:
+                schema = file.schema_arrow
+                schema.names  # noqa: B018 - they are decoded here
+            except _TROUBLE as error:
+                raise self._no_parquet(error) from None
             self._columns: Columns = map_columns(schema.names, options, name)
             self._fields = tuple(
                 (field, schema.names[place], field_kind(field, schema.field(place), name))
@@ -60,7 +66,7 @@ class ParquetManifest:
                     if batch is None:
                         break
                     rows = self._rows_of(batch, read, after)
-                except (pa.ArrowException, OSError, OverflowError) as error:
+                except _TROUBLE as error:
                     raise _damaged(self.name, read, error) from None
                 yield from rows
                 read += batch.num_rows
@@ -102,7 +108,7 @@ class ParquetManifest:
             return pq.ParquetFile(self._path, pre_buffer=False, buffer_size=_BUFFER_BYTES)
         except PermissionError:
             raise ManifestError(f"{self.name} may not be read; give yourself the right to read it") from None
-        except (pa.ArrowException, OSError) as error:
+        except _TROUBLE as error:
             raise self._no_parquet(error) from None
 
     def _no_parquet(self, error: Exception) -> ManifestError:
