@@ -143,7 +143,9 @@ def _open_folder(
     names: list[str] = []
     if form is None or form in _TABLES:
         with os.scandir(path) as entries:
-            names = sorted(entry.name for entry in islice(entries, _MAX_NAMES) if not entry.is_dir())
+            names = sorted(
+                entry.name for entry in islice(entries, _MAX_NAMES) if not entry.is_dir(follow_symlinks=False)
+            )
         metadata = any((path / name).is_file() for name in _METADATA) or any(path.glob("*/metadata.*"))  # train/, test/
         form = form or (Form.IMAGEFOLDER if metadata else form_of_names(names))
     if form not in _TABLES:
