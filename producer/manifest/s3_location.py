@@ -1,0 +1,141 @@
+"""Manifests that lie in the bucket: names of files below a prefix, and a tar that is read while it comes.
+
+Images that are found there stay there: their rows name them, and nothing is downloaded. Whether the owner of a batch
+may read an object is judged where rows become jobs.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Final, cast
+
+from common.contract import shorten
+from common.errors import Transient, Unavailable
+from common.objects import Objects
+from producer.manifest.row import ManifestError
+from producer.manifest.trees import CAPTION, EMPTY, Listing, is_hidden, is_image
+
+S3: Final = "s3://"
+_TRIES: Final = 3
+"""How often in a row a broken stream is taken up again without a byte having come."""
+
+
+def is_s3(source: str) -> bool:
+    """Whether a manifest's source names a bucket."""
+    return source.lower().startswith(S3)
+
+
+def key_of(source: str, objects: Objects | None) -> tuple[Objects, str]:
+    """Return where `source` lies: the bucket, and the key or prefix. Raises ManifestError."""
+    if objects is None:
+        raise ManifestError(f"{shorten(source)}: manifests in a bucket cannot be read here; name a file or a folder")
+    bucket, _, key = source[len(S3) :].partition("/")
+    if bucket != objects.bucket:
+        raise ManifestError(f"{shorten(source)} lies in a bucket that may not be read here; copy it to a file first")
+    return objects, key
+
+
+def prefix_of(source: str, objects: Objects | None) -> tuple[Objects, str]:
+    """Return the bucket, and the prefix with / at its end ("" is the whole bucket). Raises ManifestError."""
+    found, key = key_of(source, objects)
+    return found, key if not key or key.endswith("/") else f"{key}/"
+
+
+class S3Tree:
+    """What lies below a prefix of the bucket; the same files give the same rows as on a disk."""
+
+    def __init__(self, objects: Objects, prefix: str, name: str) -> None:
+        self.name = name
+        self._objects = objects
+        self._prefix = prefix
+
+    def content(self, path: str) -> str:
+        """Return the s3:// URI."""
+        return self._objects.uri(f"{self._prefix}{path}")
+
+    def text(self, path: str, max_bytes: int) -> bytes:
+        """Return the object's bytes. Raises Rejected where they are more than `max_bytes`, Unavailable, Transient."""
+        return self._objects.get(f"{self._prefix}{path}", max_bytes=max_bytes)
+
+    def listings(self) -> Iterator[Listing]:
+        """Yield each folder that holds anything, sorted by `order`. Raises Unavailable, Transient."""
+        # Keys come sorted, so a folder's are all there once a key beyond it comes; only open folders are kept.
+        stack = [Listing("")]
+        for key, size in self._objects.list_keys(self._prefix):
+            *folders, name = key[len(self._prefix) :].split("/")
+            path = "".join(f"{folder}/" for folder in folders)
+            while not path.startswith(stack[-1].path):
+                yield from _if_any(stack.pop())
+            if path != stack[-1].path:
+                stack.append(Listing(path))
+            if name and not is_hidden(name) and not any(map(is_hidden, folders)):
+                if is_image(name):
+                    stack[-1].images[name] = EMPTY if size == 0 else None
+                elif name.endswith(CAPTION):
+                    stack[-1].captions.add(name)
+        while stack:
+            yield from _if_any(stack.pop())
+
+
+def has_keys(objects: Objects, prefix: str) -> bool:
+    """Return whether anything lies below `prefix`. Raises Unavailable, Transient."""
+    return next(objects.list_keys(prefix), None) is not None
+
+
+class S3File(io.RawIOBase):
+    """An object that is read as it comes, front to back; a connection that breaks is taken up where it broke.
+
+    Raises Unavailable and Transient where it keeps breaking, Rejected where there is no such object.
+    """
+
+    def __init__(self, objects: Objects, key: str) -> None:
+        self._objects = objects
+        self._key = key
+        self._place = 0
+        self._open: AbstractContextManager[object] | None = None
+        self._connect()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(cast(bytearray, buffer))
+        data = self._next(len(view))
+        view[: len(data)] = data
+        self._place += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        """Close the connection."""
+        if not self.closed:
+            self._disconnect()
+        super().close()
+
+    def _next(self, size: int) -> bytes:
+        for left in reversed(range(_TRIES)):
+            try:
+                if self._open is None:
+                    self._connect()
+                return self._read(size)
+            except (Unavailable, Transient):  # a reader that pauses long enough is cut off by some stores
+                self._disconnect()
+                if not left:
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    def _connect(self) -> None:
+        stream = self._objects.stream(self._key, start=self._place)
+        self._read = stream.__enter__()
+        self._open = stream
+
+    def _disconnect(self) -> None:
+        if self._open is not None:
+            self._open.__exit__(None, None, None)
+            self._open = None
+
+
+def _if_any(listing: Listing) -> Iterator[Listing]:
+    if listing.images or listing.captions or listing.broken:
+        yield listing
