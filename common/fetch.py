@@ -24,10 +24,10 @@ from common.atomic_file import atomic_file
 from common.content_encoding import PACKED, PIECE_BYTES, PLAIN, unpack
 from common.deadline import Deadline
 from common.errors import FillfleetError, Rejected, Transient
-from common.guarded_adapter import GuardedDoor, connection_trouble, host_header, is_bad_host, is_timeout
+from common.guarded_adapter import GuardedDoor, connection_trouble, is_bad_host, is_timeout
 from common.retry_after import retry_after_seconds
 from common.settings import Settings
-from common.urls import BadUrl, shown, split_http_url
+from common.urls import BadUrl, host_of, shown, split_http_url
 
 HEADERS = {"User-Agent": "fillfleet/0.1", "Accept": "*/*", "Accept-Encoding": "identity", "Connection": "close"}
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -68,7 +68,7 @@ class _Wish:
             "fetch_failed",
             f"{self.what}: {shown(self.url)}: the server answered HTTP {response.status_code}",
             retry_after_seconds=retry_after_seconds(response.headers.get("Retry-After")),
-            host=host_header(response.url),
+            host=host_of(response.url),
         )
 
     def too_late(self) -> Transient:

@@ -61,3 +61,22 @@ def split_http_url(text: str) -> SplitResult:
 def origin(parts: SplitResult) -> tuple[str, str, int]:
     """Return scheme, host and port of a split http(s) URL in the form in which two of them can be compared."""
     return parts.scheme, (parts.hostname or "").rstrip("."), parts.port or DEFAULT_PORTS[parts.scheme]
+
+
+def host_of(url: str) -> str:
+    """Return host[:port] of an http(s) URL, so that one host has one name: lower case, no default port, in ASCII.
+
+    By it hosts are counted and left alone. What is no URL gives what stands in the host's place, or nothing.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return ""
+    if not host.isascii():
+        try:
+            host = host.encode("idna").decode("ascii")
+        except UnicodeError:  # no such host can be asked
+            return host
+    host = f"[{host}]" if ":" in host else host
+    return host if port in {None, DEFAULT_PORTS.get(parts.scheme)} else f"{host}:{port}"

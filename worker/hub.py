@@ -16,8 +16,8 @@ from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr
 
 from common.errors import Rejected, Transient
 from common.fetch import OVERLOADED
-from common.guarded_adapter import host_header
 from common.retry_after import retry_after_seconds
+from common.urls import host_of
 
 
 def in_words(error: Exception) -> Rejected | Transient | None:
@@ -40,7 +40,7 @@ def in_words(error: Exception) -> Rejected | Transient | None:
                     "hub_unavailable",
                     f"the Hugging Face hub is busy (HTTP {status})",
                     retry_after_seconds=retry_after_seconds(error.response.headers.get("Retry-After")),
-                    host=host_header(str(error.response.url)),
+                    host=host_of(str(error.response.url)),
                 )
             if status >= 500 or status in {408, 425, 429}:
                 return _unavailable()
