@@ -1,21 +1,12 @@
-"""A row brought into the cells of a flat table, where model_version is JSON text and each passthrough column a column.
+"""A passthrough value in the cell of a flat table.
 
-A passthrough column is always text: strings stay as they are, and any other value is its JSON, such as 12.5 or [1,2].
+It is always text: strings stay as they are, and any other value is its JSON, such as 12.5 or [1,2].
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from producer.results.columns import EXTRA, Row
 from producer.results.ndjson import to_json
-
-
-def own_cell(row: Row, name: str) -> Any:
-    """Return the value of one of the table's own columns."""
-    value = row.get(name)
-    return to_json(value) if isinstance(value, Mapping) else value
 
 
 def extra_cell(row: Row, name: str) -> str | None:

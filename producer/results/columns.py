@@ -16,6 +16,8 @@ Row = dict[str, Any]
 
 EXTRA: Final = "extra"
 """Where a row keeps its passthrough columns, by their names in the manifest."""
+MODEL_VERSION: Final = "model_version"
+"""An object in a row, and JSON text in flat tables: pandas and DuckDB have no good type for it."""
 EXTRA_PREFIX: Final = "extra_"
 
 
@@ -74,7 +76,7 @@ COLUMNS: Final[tuple[Column, ...]] = (
     Column("crop_box", _INTEGERS, "left, top, right, bottom in the image where only a crop was filled; else null"),
     Column("mask_coverage", _NUMBER, "the part of the canvas that was filled, 0 to 1"),
     Column("max_difference_outside_mask", _INTEGER, "largest change of a channel outside the mask, 0 to 255"),
-    Column("model_version", _TEXT, "JSON object: model, revision, dtype, libraries and device that made the outputs"),
+    Column(MODEL_VERSION, _TEXT, "JSON object: model, revision, dtype, libraries and device that made the outputs"),
     Column("created_at", _TIME, "when the row became a job"),
     Column("started_at", _TIME, "when a worker took the job last"),
     Column("ended_at", _TIME, "when the job completed or failed"),

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from producer.results.cells import extra_cell, own_cell
-from producer.results.columns import Row, column_names, extra_names
+import pyarrow as pa
+
+from producer.results.cells import extra_cell
+from producer.results.columns import MODEL_VERSION, Row, extra_names, table_schema
 from producer.results.ndjson import CHUNK_BYTES, time_text, to_json
 
 MEDIA_TYPE: Final = "text/csv; charset=utf-8"
@@ -21,12 +22,18 @@ MEDIA_TYPE: Final = "text/csv; charset=utf-8"
 
 def write_csv(rows: Iterable[Row], extra_columns: Sequence[str] = (), *, saved: bool = False) -> Iterator[bytes]:
     """Yield the table in pieces of some 64 KiB, the header first. Null is an empty cell, as an empty text is."""
-    names, extras = column_names(saved=saved), extra_names(extra_columns)
+    schema, extras = table_schema(saved=saved), extra_names(extra_columns)
+    names = schema.names  # a list made anew at each look
+    special = [(place, write) for place, field in enumerate(schema) if (write := _writer(field)) is not None]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow([*names, *extras.values()])
     for row in rows:
-        writer.writerow([*(_cell(own_cell(row, name)) for name in names), *(extra_cell(row, name) for name in extras)])
+        cells = [row.get(name) for name in names]
+        for place, write in special:
+            if cells[place] is not None:
+                cells[place] = write(cells[place])
+        writer.writerow(cells + [extra_cell(row, name) for name in extras])
         if text.tell() >= CHUNK_BYTES:
             yield text.getvalue().encode()
             text.seek(0)
@@ -35,11 +42,14 @@ def write_csv(rows: Iterable[Row], extra_columns: Sequence[str] = (), *, saved: 
         yield text.getvalue().encode()
 
 
-def _cell(value: Any) -> Any:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, datetime):
-        return time_text(value)
-    if isinstance(value, list | tuple):
-        return to_json(value)
-    return value
+def _writer(field: pa.Field) -> Callable[[Any], str] | None:
+    """Return what makes a cell of a value; None where the csv module does."""
+    if pa.types.is_boolean(field.type):
+        return _word
+    if pa.types.is_timestamp(field.type):
+        return time_text
+    return to_json if pa.types.is_list(field.type) or field.name == MODEL_VERSION else None
+
+
+def _word(value: bool) -> str:
+    return "true" if value else "false"

@@ -9,12 +9,13 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from producer.results.cells import extra_cell, own_cell
-from producer.results.columns import Row, column_names, extra_names, table_schema
+from producer.results.cells import extra_cell
+from producer.results.columns import MODEL_VERSION, Row, column_names, extra_names, table_schema
+from producer.results.ndjson import to_json
 
 MEDIA_TYPE: Final = "application/vnd.apache.parquet"
 GROUP_ROWS: Final = 10_000
-"""Some 10 MB in memory at a time, and enough for a reader to skip by; more would be held by each slow download."""
+"""Some 50 MB of Python values at a time; a reader skips and decodes by these groups, so much smaller ones cost it."""
 
 
 class _Outbox:
@@ -61,9 +62,16 @@ def write_parquet(
     source = iter(rows)
     with pq.ParquetWriter(pa.PythonFile(outbox, mode="w"), schema, compression="zstd") as writer:
         while group := list(islice(source, group_rows)):
-            columns = [[own_cell(row, name) for row in group] for name in names]
+            columns = [_column(group, name) for name in names]
             columns += [[extra_cell(row, name) for row in group] for name in extras]
             arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=group_rows)
             yield outbox.take()
     yield outbox.take()
+
+
+def _column(group: Sequence[Row], name: str) -> list[Any]:
+    values = [row.get(name) for row in group]
+    if name == MODEL_VERSION:
+        return [None if value is None else to_json(value) for value in values]
+    return values

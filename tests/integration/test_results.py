@@ -50,6 +50,7 @@ class Results:
         self.objects = objects
         self.owner = life.owner
         self.batch = self.submit("first", [row(number) for number in range(1, 11)])
+        self._jobs: dict[int, UUID] = {job["row_no"]: job["id"] for job in self.read()}
 
     def submit(self, name: str, rows: Sequence[ManifestRow]) -> UUID:
         """Take the rows in as an open batch."""
@@ -71,7 +72,7 @@ class Results:
 
     def job(self, number: int) -> UUID:
         """Return the job of a row."""
-        return next(UUID(str(job["id"])) for job in self.read() if job["row_no"] == number)
+        return self._jobs[number]
 
     def complete(self, number: int, count: int = 1) -> list[str]:
         """Complete a row with outputs that really are in the bucket; return their keys."""
@@ -170,23 +171,23 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outputs, "_PAUSES_SECONDS", (0.0, 0.0))
 
 
-@pytest.mark.parametrize("page_rows", [1, 3, 5, 10, 11, 1000])
-def test_rows_come_in_the_manifests_order_each_once(results: Results, page_rows: int) -> None:
-    assert [job["row_no"] for job in results.read(page_rows=page_rows)] == list(range(1, 11))
+def test_rows_come_in_the_manifests_order_each_once(results: Results) -> None:
+    for page_rows in (1, 3, 5, 10, 11, 1000):
+        assert [job["row_no"] for job in results.read(page_rows=page_rows)] == list(range(1, 11))
 
 
-@pytest.mark.parametrize("page_rows", [2, 1000])
-def test_reading_goes_on_behind_any_row(results: Results, page_rows: int) -> None:
+def test_reading_goes_on_behind_any_row(results: Results) -> None:
     for job in results.read():
-        rest = results.read(after=position_of(job), page_rows=page_rows)
+        rest = results.read(after=position_of(job), page_rows=2)
         assert [one["row_no"] for one in rest] == list(range(job["row_no"] + 1, 11))
     assert results.read(after=Position(10**15, UUID(int=0))) == []
 
 
-@pytest.mark.parametrize("page_rows", [1, 3, 1000])
-def test_rows_are_chosen_by_status_and_by_cause(results: Results, page_rows: int) -> None:
+def test_rows_are_chosen_by_status_and_by_cause(results: Results) -> None:
     def numbers(wanted: RowFilter) -> list[int]:
-        return [job["row_no"] for job in results.read(wanted, page_rows=page_rows)]
+        found = [[job["row_no"] for job in results.read(wanted, page_rows=size)] for size in (1, 3, 1000)]
+        assert found[0] == found[1] == found[2]
+        return found[0]
 
     assert numbers(FAILED) == [3, 4]
     assert numbers(RowFilter(statuses=frozenset({Status.COMPLETED, Status.PROCESSING}))) == [1, 2, 5]

@@ -7,7 +7,7 @@ import re
 from pathlib import Path, PureWindowsPath
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from producer.results.columns import Row
@@ -88,6 +88,7 @@ def test_no_two_outputs_share_a_name_also_where_case_is_nothing(ids: list[str], 
     assert len(set(given_names)) == len(given_names)
 
 
+@settings(max_examples=30)
 @given(st.lists(ODD, unique=True, max_size=8))
 def test_all_of_them_can_be_written_to_one_folder(tmp_path_factory: pytest.TempPathFactory, ids: list[str]) -> None:
     folder = tmp_path_factory.mktemp("saved")
