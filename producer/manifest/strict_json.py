@@ -18,18 +18,18 @@ class BadJson(ValueError):
     """The message says what is wrong with the line, for after its name."""
 
 
-def parse_line(line: str) -> dict[str, Any]:
+def parse_line(line: str, *, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
     """Return the object that `line` holds. Raises BadJson."""
     try:
         value = _DECODER.decode(line)
     except json.JSONDecodeError as error:
         raise BadJson(f"is not JSON: {error.msg} at column {error.pos + 1}") from None
     except RecursionError:
-        raise _too_deep() from None
+        raise _too_deep(max_depth) from None
     if not isinstance(value, dict):
         raise BadJson('is not an object; write one object a line, such as {"image": "https://…"}')
-    if line.count("{") + line.count("[") > MAX_DEPTH:  # else it cannot be deep
-        _check_depth(value)
+    if line.count("{") + line.count("[") > max_depth:  # else it cannot be deep
+        _check_depth(value, max_depth)
     return value
 
 
@@ -61,13 +61,13 @@ def _number(digits: str) -> float:
     return value
 
 
-def _check_depth(value: Any) -> None:
+def _check_depth(value: Any, max_depth: int) -> None:
     level = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(max_depth + 1):
         level = [inner for outer in level for inner in _children(outer)]
         if not level:
             return
-    raise _too_deep()
+    raise _too_deep(max_depth)
 
 
 def _children(value: Any) -> list[Any]:
@@ -76,8 +76,8 @@ def _children(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _too_deep() -> BadJson:
-    return BadJson(f"is nested deeper than {MAX_DEPTH} levels")
+def _too_deep(max_depth: int) -> BadJson:
+    return BadJson(f"is nested deeper than {max_depth} levels")
 
 
 _DECODER: Final = json.JSONDecoder(
