@@ -1,0 +1,169 @@
+"""Whose turn it is, as a plain function: fair between owners and their batches, whatever waits and is in flight."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from common.lifecycle.turns import RUN, Candidate, InFlight, in_turn
+
+OWNERS = [UUID(int=number) for number in range(1, 4)]
+HOSTS = ["", "a.example.com", "b.example.com"]
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What waits and what is in flight."""
+
+    candidates: list[Candidate]
+    flight: InFlight
+    room: int
+    host_room: Mapping[str, int]
+    any_host_room: int
+
+    def choose(self) -> list[Candidate]:
+        """Return the candidates that go out, in that order."""
+        by_id = {candidate.job: candidate for candidate in self.candidates}
+        chosen = in_turn(
+            self.candidates,
+            self.flight,
+            room=self.room,
+            host_room=self.host_room,
+            any_host_room=self.any_host_room,
+        )
+        return [by_id[job] for job in chosen]
+
+
+@st.composite
+def situations(draw: st.DrawFn, *, hosts: bool = False) -> Situation:
+    """Up to nine lines of three owners: single jobs and batches of some priority, with some of them in flight."""
+    flight = InFlight()
+    candidates: list[Candidate] = []
+    lines = draw(st.lists(st.tuples(st.sampled_from(OWNERS), st.booleans(), st.integers(3, 7)), max_size=9))
+    seen: set[UUID] = set()
+    for number, (owner, single, priority) in enumerate(lines):
+        if single and owner in seen:
+            continue
+        batch = None if single else UUID(int=100 + number)
+        seen |= {owner} if single else set()
+        out = draw(st.integers(0, 12))
+        flight.owners[owner] += out
+        flight.lines[owner, batch] += out
+        for _ in range(draw(st.integers(0, 15))):
+            host = draw(st.sampled_from(HOSTS)) if hosts and batch else ""
+            job = UUID(int=1000 + len(candidates))
+            candidates.append(Candidate(job, owner, batch, 5 if single else priority, host))
+    host_room = draw(st.dictionaries(st.sampled_from(HOSTS[1:]), st.integers(0, 4))) if hosts else {}
+    return Situation(candidates, flight, draw(st.integers(1, 40)), host_room, draw(st.integers(1, 5)))
+
+
+@given(situations(hosts=True))
+def test_each_job_goes_out_once_at_most_and_never_more_than_there_is_room_for(situation: Situation) -> None:
+    chosen = situation.choose()
+    assert len({candidate.job for candidate in chosen}) == len(chosen) <= situation.room
+    assert set(chosen) <= set(situation.candidates)
+
+
+@given(situations())
+def test_no_room_is_left_while_something_waits(situation: Situation) -> None:
+    assert len(situation.choose()) == min(situation.room, len(situation.candidates))
+
+
+@given(situations(hosts=True))
+def test_no_owner_gets_a_job_while_another_who_waits_has_fewer(situation: Situation) -> None:
+    """Max-min fair at every single job, what was in flight before included."""
+    load = Counter(situation.flight.owners)
+    waiting = Counter(candidate.owner for candidate in _with_room(situation))
+    for candidate in situation.choose():
+        others = [owner for owner in waiting if waiting[owner] > 0]
+        assert (load[candidate.owner], candidate.owner) == min((load[owner], owner) for owner in others)
+        load[candidate.owner] += 1
+        waiting = Counter(other.owner for other in _with_room(situation, after=candidate))
+
+
+def _with_room(situation: Situation, after: Candidate | None = None) -> list[Candidate]:
+    """Return those that can still go out when the choice has come to `after`, by playing it again from its start."""
+    left = dict(situation.host_room)
+    waiting = list(situation.candidates)
+    if after is not None:
+        for candidate in situation.choose():
+            waiting.remove(candidate)
+            left[candidate.host] = left.get(candidate.host, situation.any_host_room) - 1
+            if candidate == after:
+                break
+    return [one for one in waiting if one.host == "" or left.get(one.host, situation.any_host_room) > 0]
+
+
+@given(situations())
+def test_of_one_owner_the_higher_priority_goes_first_and_a_line_keeps_its_order(situation: Situation) -> None:
+    chosen = situation.choose()
+    for owner in OWNERS:
+        mine = [candidate for candidate in chosen if candidate.owner == owner]
+        priorities = [candidate.priority for candidate in mine]
+        assert priorities == sorted(priorities, reverse=True)
+        for batch in {candidate.batch for candidate in mine}:
+            line = [candidate.job for candidate in mine if candidate.batch == batch]
+            every = [one.job for one in situation.candidates if (one.owner, one.batch) == (owner, batch)]
+            assert line == every[: len(line)]
+
+
+@given(situations())
+def test_an_owners_batches_of_one_priority_differ_by_a_run_at_most_however_far_apart_they_began(
+    situation: Situation,
+) -> None:
+    load = Counter(situation.flight.lines)
+    waiting = Counter((candidate.owner, candidate.batch) for candidate in situation.candidates)
+    priority = {(one.owner, one.batch): one.priority for one in situation.candidates}
+    for candidate in situation.choose():
+        line = candidate.owner, candidate.batch
+        rivals = [
+            other
+            for other, number in waiting.items()
+            if number and other[0] == candidate.owner and priority[other] == candidate.priority
+        ]
+        assert load[line] - min(load[other] for other in rivals) < RUN
+        load[line] += 1
+        waiting[line] -= 1
+
+
+@given(situations(hosts=True))
+def test_no_host_gets_more_than_it_has_room_for(situation: Situation) -> None:
+    of_host = Counter(candidate.host for candidate in situation.choose())
+    for host in HOSTS[1:]:
+        assert of_host[host] <= situation.host_room.get(host, situation.any_host_room)
+
+
+@given(situations(hosts=True))
+def test_a_host_without_room_holds_up_nothing_but_its_own_jobs(situation: Situation) -> None:
+    chosen = situation.choose()
+    left_out = set(situation.candidates) - set(chosen)
+    if len(chosen) < situation.room:
+        assert all(candidate.host for candidate in left_out)
+        of_host = Counter(candidate.host for candidate in chosen)
+        for candidate in left_out:
+            allowed = situation.host_room.get(candidate.host, situation.any_host_room)
+            assert of_host[candidate.host] == allowed
+
+
+def test_batches_go_out_in_runs_so_that_workers_change_adapters_rarely() -> None:
+    owner, first, second = OWNERS[0], UUID(int=1), UUID(int=2)
+    candidates = [Candidate(UUID(int=10 + n), owner, first if n < 12 else second) for n in range(24)]
+    chosen = in_turn(candidates, InFlight(), room=24, host_room={}, any_host_room=24)
+    batches = [first if job.int < 22 else second for job in chosen]
+    assert batches == 3 * (RUN * [first] + RUN * [second])
+
+
+@hypothesis_settings(max_examples=10)
+@given(st.integers(1, 50))
+def test_a_small_owner_gets_its_share_beside_a_huge_one(room: int) -> None:
+    huge = [Candidate(UUID(int=1000 + n), OWNERS[0], UUID(int=1)) for n in range(200)]
+    small = [Candidate(UUID(int=5000 + n), OWNERS[1], UUID(int=2)) for n in range(10)]
+    flight = InFlight(owners=Counter({OWNERS[0]: 64}), lines=Counter({(OWNERS[0], UUID(int=1)): 64}))
+    chosen = set(in_turn([*huge, *small], flight, room=room, host_room={}, any_host_room=room))
+    assert len(chosen & {candidate.job for candidate in small}) == min(room, 10)
