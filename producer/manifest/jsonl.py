@@ -55,13 +55,13 @@ class JsonlManifest:
                 yield BadRow(number, where, "row", shorten(line.strip()), lines.flaws[0])
                 lines.flaws.clear()
             else:
-                yield self._row(number, where, line)
+                yield self.row(number, where, line)
             lines.pending = 0
             lines.row = number - after
         if number == after:
             raise NoRows(f"{self.name} holds no rows")
 
-    def _row(self, number: int, where: str, line: str) -> ManifestRow | BadRow:
+    def row(self, number: int, where: str, line: str) -> ManifestRow | BadRow:
         try:
             row = parse_line(line)
         except BadJson as error:
