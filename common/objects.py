@@ -144,11 +144,16 @@ class Objects:
             "get_object", Params={"Bucket": self.bucket, "Key": key}, ExpiresIn=self._link_seconds
         )
 
-    def presigned_put(self, key: str, content_type: str, size: int | None) -> str:
-        """Return a short-lived link that takes one PUT to `key` with just this Content-Type and, if given, size."""
+    def presigned_put(self, key: str, content_type: str, size: int | None, *, sha256: str | None = None) -> str:
+        """Return a short-lived link that takes one PUT to `key` with just this Content-Type and, if given, size.
+
+        With a sha256 (base64) the PUT has to carry it as x-amz-checksum-sha256, and the store checks the bytes by it.
+        """
         wish: dict[str, str | int] = {"Bucket": self.bucket, "Key": key, "ContentType": content_type}
         if size is not None:
             wish["ContentLength"] = size  # becomes a signed header, so the store refuses any other length
+        if sha256 is not None:
+            wish["ChecksumSHA256"] = sha256  # a signed header, too
         return self._signer.generate_presigned_url("put_object", Params=wish, ExpiresIn=self._link_seconds)
 
     def delete(self, keys: Iterable[str]) -> None:

@@ -63,11 +63,15 @@ class InputResolver:
         same = found["image"] == request.image and found["mask_image"] == mask and not request.loras
         return request if same else request.model_copy(update=found)
 
+    def source(self, field: str, text: str, ask: Ask, *, allowed: str) -> str:
+        """Return what `text` names, as an s3:// URI where it is ours. Raises as `resolve`, with `allowed` in words."""
+        return self._source(ask, field, text, allowed)
+
     def _lora(self, ask: Ask, field: str, path: str) -> str:
         # Without a scheme it is a hub id or a name in the LoRA folder, which the worker looks up.
         return self._source(ask, field, path) if "://" in path else path
 
-    def _source(self, ask: Ask, field: str, text: str) -> str:
+    def _source(self, ask: Ask, field: str, text: str, allowed: str | None = None) -> str:
         if self._plainly_own.fullmatch(text):
             return text
         try:
@@ -82,7 +86,7 @@ class InputResolver:
                 what=field,
             )
         except Rejected as error:
-            raise InvalidRequest((_problem(field, text, error.message),)) from None
+            raise InvalidRequest((_problem(field, text, error.message, allowed),)) from None
         return source.url if isinstance(source, HttpSource) else source.uri
 
     def _upload(self, ask: Ask, field: str, source: HttpSource) -> HttpSource | ObjectSource:
@@ -103,9 +107,8 @@ class InputResolver:
         return source
 
 
-def _problem(field: str, text: str, message: str) -> Problem:
+def _problem(field: str, text: str, message: str, allowed: str | None) -> Problem:
     """Take a source's error apart: it says `field: "value" reason`, and `value` alone may be shown."""
     value = shown(text)
     reason = message.removeprefix(f"{field}: ").removeprefix(value).strip(" :")
-    name = re.sub(r"\[\d+\]", "", field)
-    return Problem(field, value, reason, ALLOWED[name])
+    return Problem(field, value, reason, allowed or ALLOWED[re.sub(r"\[\d+\]", "", field)])

@@ -15,12 +15,14 @@ from producer.api.access_log import AccessLog
 from producer.api.body_limit import BodyLimit
 from producer.api.errors import add_error_handlers
 from producer.api.health import Readiness
+from producer.api.lines_body import is_lines
 from producer.api.links import VERSIONS
 from producer.api.media import FILE_FIELD, MULTIPART_OVERHEAD_BYTES, UploadWish
 from producer.api.openapi import document
 from producer.api.predictions import DeleteWish, ListWish
 from producer.api.services import make_services
 from producer.api.submit import submit_router
+from producer.batch_wire import PREFIX
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -50,9 +52,13 @@ def create_app(settings: Settings) -> FastAPI:
     add_error_handlers(app)
     document(app, [FillRequest, ListWish, DeleteWish, UploadWish])
 
-    def limit_of(path: str) -> tuple[str, int]:
+    def limit_of(path: str, content_type: str) -> tuple[str, int]:
         if path.endswith("/media/upload/binary"):
             return FILE_FIELD, settings.upload_max_bytes + MULTIPART_OVERHEAD_BYTES
+        if path.startswith(f"{PREFIX}/") and path.endswith(("/rows", "/check")):
+            return "body", settings.batch_chunk_max_bytes
+        if path == PREFIX and is_lines(content_type):
+            return "body", settings.batch_body_max_bytes
         return "body", settings.api_max_body_bytes
 
     app.add_middleware(BodyLimit, limit_of=limit_of)

@@ -25,9 +25,12 @@ class BodyTooLarge(Exception):
 
 
 class BodyLimit:
-    """ASGI middleware. `limit_of` returns, for a path, the name of what is limited and how many bytes it may have."""
+    """ASGI middleware.
 
-    def __init__(self, app: ASGIApp, limit_of: Callable[[str], tuple[str, int]]) -> None:
+    `limit_of` returns, for a path and a Content-Type, the name of what is limited and how many bytes it may have.
+    """
+
+    def __init__(self, app: ASGIApp, limit_of: Callable[[str, str], tuple[str, int]]) -> None:
         self._app = app
         self._limit_of = limit_of
 
@@ -36,7 +39,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        name, limit = self._limit_of(scope["path"])
+        name, limit = self._limit_of(scope["path"], _header(scope, b"content-type") or "")
         declared = _content_length(scope)
         if declared is not None and declared > limit:
             await _refuse(too_large(name, f"{declared} bytes", limit), scope, receive, send)
@@ -91,12 +94,14 @@ async def _drain(receive: Receive) -> None:
 
 
 def _content_length(scope: Scope) -> int | None:
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            # Beyond 18 digits it is too large, whatever the number is.
-            return int(value[:18]) if value.isdigit() else None
-    return None
+    value = _header(scope, b"content-length")
+    # Beyond 18 digits it is too large, whatever the number is.
+    return int(value[:18]) if value is not None and value.isascii() and value.isdigit() else None
 
 
 def _waits_for_go_ahead(scope: Scope) -> bool:
-    return any(name == b"expect" and value.lower() == b"100-continue" for name, value in scope["headers"])
+    return (_header(scope, b"expect") or "").lower() == "100-continue"
+
+
+def _header(scope: Scope, wanted: bytes) -> str | None:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == wanted), None)

@@ -10,11 +10,21 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from common.contract import MODELS, InvalidRequest
-from common.errors import Rejected, Transient, Unavailable
+from common.errors import FillfleetError, Rejected, Transient, Unavailable
 from producer.api.envelope import ApiError, VendorCode, failure, invalid
 from producer.inputs import NoSuchUpload
+from producer.manifest import ManifestError
 
 RETRY_SECONDS: Final = 2
+_STATUS_OF: Final = {
+    "batch_not_found": 404,
+    "output_not_found": 404,
+    "batch_exists": 409,
+    "batch_name": 409,
+    "batch_state": 409,
+    "row_changed": 409,
+}
+"""Of errors that are no mistake in the request itself."""
 _SHOWN_PATH: Final = 100
 
 
@@ -23,6 +33,7 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(InvalidRequest, _invalid_request)
     app.add_exception_handler(Rejected, _rejected)
+    app.add_exception_handler(ManifestError, _rejected)
     app.add_exception_handler(Unavailable, _unavailable)
     app.add_exception_handler(Transient, _unavailable)
     app.add_exception_handler(HTTPException, _http_exception)
@@ -40,7 +51,9 @@ async def _invalid_request(_request: Request, error: Exception) -> Response:
 
 
 async def _rejected(_request: Request, error: Exception) -> Response:
-    return failure(ApiError(400, str(error), data={"code": int(VendorCode.INVALID_PARAMETER)}))
+    assert isinstance(error, FillfleetError)  # noqa: S101 - as above
+    data = {"code": int(VendorCode.INVALID_PARAMETER), "error_code": error.code}
+    return failure(ApiError(_STATUS_OF.get(error.code, 400), str(error), data=data))
 
 
 async def _unavailable(_request: Request, error: Exception) -> Response:

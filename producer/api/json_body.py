@@ -50,13 +50,18 @@ def parse_json_object(body: bytes) -> dict[str, Any]:
 
 
 def _check_headers(request: Request) -> None:
-    kind, _, parameters = request.headers.get("content-type", "application/json").lower().partition(";")
-    kind = kind.strip()
+    kind = request.headers.get("content-type", "application/json").lower().partition(";")[0].strip()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise _bad_header("Content-Type", kind, "application/json")
+    check_encoding(request)
+
+
+def check_encoding(request: Request) -> None:
+    """Raise ApiError (400) unless the body comes as plain UTF-8, so far as its headers say."""
+    kind, _, parameters = request.headers.get("content-type", "").lower().partition(";")
     charset = parameters.partition("charset=")[2].split(";")[0].strip(" \"'")
     if charset not in {"", "utf-8", "utf8", "us-ascii"}:
-        raise _bad_header("Content-Type", f"charset={charset}", "application/json in UTF-8")
+        raise _bad_header("Content-Type", f"charset={charset}", f"{kind.strip()} in UTF-8")
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in {"", "identity"}:
         raise _bad_header("Content-Encoding", encoding, "none: send the body uncompressed")

@@ -6,7 +6,7 @@ Made once by create_app and handed to each route; nothing in this package is glo
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass, field
 from typing import Annotated, Final, ParamSpec, TypeVar
 
@@ -25,6 +25,9 @@ T = TypeVar("T")
 
 _DATABASE_THREADS: Final = 20
 _STORAGE_THREADS: Final = 8
+_INTAKE_THREADS: Final = 4
+"""Judging rows is Python's work: more at once would only take time from the others."""
+_RESULTS_THREADS: Final = 8
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Services:
     """Set when the process is asked to stop, so that nobody goes on waiting for a result."""
     _database_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_DATABASE_THREADS))
     _storage_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_STORAGE_THREADS))
+    _intake_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_INTAKE_THREADS))
+    _results_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_RESULTS_THREADS))
 
     async def in_transaction(self, work: Callable[[Connection], T]) -> T:
         """Return what `work` returns, done on a thread of its own in one transaction.
@@ -45,15 +50,30 @@ class Services:
         Raises what `work` raises, and Unavailable where the database does not answer.
         """
 
-        def run() -> T:
-            with transaction(self.engine) as connection:
-                return work(connection)
+        return await anyio.to_thread.run_sync(self.ask, work, limiter=self._database_threads)
 
-        return await anyio.to_thread.run_sync(run, limiter=self._database_threads)
+    def ask(self, work: Callable[[Connection], T]) -> T:
+        """Do the same on the thread that one is on already, which must not be the event loop's."""
+        with transaction(self.engine) as connection:
+            return work(connection)
 
     async def on_storage_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what `function`, which moves bytes to or from the bucket, returns."""
         return await anyio.to_thread.run_sync(lambda: function(*args, **kwargs), limiter=self._storage_threads)
+
+    async def on_intake_thread(self, function: Callable[[], T]) -> T:
+        """Return what `function`, which takes rows in, returns."""
+        return await anyio.to_thread.run_sync(function, limiter=self._intake_threads)
+
+    async def streamed(self, pieces: Generator[bytes, None, None]) -> AsyncIterator[bytes]:
+        """Yield the pieces, each made on a thread when it is asked for; whoever hangs up ends their making."""
+        try:
+            while (
+                piece := await anyio.to_thread.run_sync(next, pieces, None, limiter=self._results_threads)
+            ) is not None:
+                yield piece
+        finally:
+            pieces.close()
 
     def close(self) -> None:
         """Close all connections."""
@@ -64,7 +84,8 @@ class Services:
 def make_services(settings: Settings) -> Services:
     """Return the services; nothing is connected to before it is needed. Raises Rejected (default_secret)."""
     settings.secret("api_key_secret")  # at start, and not at the first request
-    engine = make_engine(settings, pool_size=_DATABASE_THREADS, application="fillfleet api")
+    threads = _DATABASE_THREADS + _INTAKE_THREADS + _RESULTS_THREADS
+    engine = make_engine(settings, pool_size=threads, application="fillfleet api")
     return Services(settings=settings, engine=engine, objects=Objects(settings))
 
 
