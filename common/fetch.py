@@ -68,7 +68,7 @@ class _Wish:
             "fetch_failed",
             f"{self.what}: {shown(self.url)}: the server answered HTTP {response.status_code}",
             retry_after_seconds=retry_after_seconds(response.headers.get("Retry-After")),
-            host=host_of(response.url),
+            host=host_of(self.url),
         )
 
     def too_late(self) -> Transient:
@@ -90,7 +90,7 @@ class Fetcher:
 
         Raises Rejected: fetch_refused, fetch_not_found, fetch_denied, fetch_too_large.
         Raises Transient: fetch_timeout, fetch_failed (connection, DNS, HTTP 5xx, 408, 425, 429; for 429 and 503 it
-        names the host that was asked last, and the time that its Retry-After asks for).
+        names the host of the URL, and the time that its Retry-After asks for).
         """
         data = io.BytesIO()
         sha256, content_type = self._fetch(url, max_bytes, seconds, what, data.write)

@@ -12,7 +12,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlsplit
 from uuid import UUID
 
 from sqlalchemy import Connection, Row
@@ -34,7 +33,9 @@ from common.database import notify_jobs
 from common.errors import Rejected
 from common.lifecycle import Known, NewBatch, NewRow, Reject
 from common.objects import Objects
+from common.s3_uri import is_s3_uri
 from common.settings import Settings
+from common.urls import host_of
 from producer.batches import Batch, find_batch
 from producer.inputs import Ask, InputResolver
 from producer.manifest import BadRow, ManifestRow
@@ -42,6 +43,8 @@ from producer.manifest import BadRow, ManifestRow
 CHUNK_ROWS: Final = 5000
 MAX_NAME_CHARS: Final = 200
 MAX_CUSTOM_ID_CHARS: Final = 512
+MAX_EXTRA_COLUMNS: Final = 500
+"""Columns of a results table that are passed through; whatever else a row has is in its NDJSON."""
 _FOR_SINGLE_JOBS: Final = frozenset({"enable_sync_mode", "enable_base64_output"})
 _FIELDS: Final = frozenset(FillRequest.model_fields) - _FOR_SINGLE_JOBS
 _SEED: Final = {"seed"}
@@ -147,7 +150,7 @@ class Intake:
             upto=chunk.upto,
             digest=chunk.digest,
             more_rejected=lifecycle.replace_rejects(connection, batch, bad, again),
-            extra_columns=list(dict.fromkeys([*state.extra_columns, *(name for row in fresh for name in row.extra)])),
+            extra_columns=_extra_columns(state.extra_columns, fresh),
         )
         if fresh and state.state != BatchState.RECEIVING:
             lifecycle.reopen(connection, [batch])
@@ -253,6 +256,13 @@ def _new_ones(
     return fresh, same, doubles
 
 
+def _extra_columns(known: Sequence[str], rows: Sequence[NewRow]) -> list[str]:
+    names = dict.fromkeys(known)
+    for row in rows:
+        names.update(dict.fromkeys(row.extra))
+    return list(names)[:MAX_EXTRA_COLUMNS]
+
+
 def _double(row: NewRow, known: Known) -> Reject:
     reason = f"is the custom_id of row {known.number} already; give each row its own"
     return Reject(row.number, row.custom_id, f"row {row.number}", "custom_id", shorten(row.custom_id), reason)
@@ -273,7 +283,7 @@ def _adapters(request: FillRequest) -> str:
 
 
 def _host(source: str) -> str:
-    return "" if source.startswith("s3://") else urlsplit(source).netloc.lower()
+    return "" if is_s3_uri(source) else host_of(source)
 
 
 def _storable(text: str) -> str:

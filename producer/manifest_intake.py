@@ -82,6 +82,9 @@ def read_next(engine: Engine, settings: Settings, stop: threading.Event) -> bool
             _refuse(engine, lease, error.message)
         else:
             _give_back(engine, lease, _TROUBLE_SECONDS)
+    except Exception:  # one manifest that we cannot cope with must not take the dispatcher down with it
+        log.exception("manifest.internal_error", batch=lease.batch.hex)
+        _refuse(engine, lease, "an internal error, which the operator's log describes; nothing was started")
     return True
 
 

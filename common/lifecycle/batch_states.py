@@ -56,7 +56,7 @@ def create_batch(connection: Connection, owner: UUID, new: NewBatch) -> UUID:
             strict=new.strict,
             priority=new.priority,
             webhook_url=new.webhook_url,
-            manifest=None if new.manifest is None else dict(new.manifest),
+            manifest=null() if new.manifest is None else dict(new.manifest),
         )
     )
     if new.manifest is not None:

@@ -491,13 +491,13 @@ def test_a_host_that_asks_for_fewer_requests_is_named_with_the_pause_it_asks_for
     assert (error.host, error.retry_after_seconds) == (f"127.0.0.1:{site.port}", seconds)
 
 
-def test_of_a_redirect_it_is_the_host_asked_last_and_other_troubles_name_none(serve: Serve) -> None:
+def test_behind_a_redirect_it_is_still_the_host_that_was_named_and_other_troubles_name_none(serve: Serve) -> None:
     busy = serve(lambda answer: answer.send(b"", status=429))
     broken = serve(lambda answer: answer.send(b"", status=500))
     first = serve(lambda answer: answer.send(b"", status=302, Location=f"http://LOCALHOST:{busy.port}/b.png"))
     error = refusal(fetcher(first, busy, "localhost"), f"{first.url}/a.png")
     assert isinstance(error, Transient)
-    assert error.host == f"localhost:{busy.port}"
+    assert error.host == f"127.0.0.1:{first.port}"
     other = refusal(fetcher(broken), broken.url)
     assert isinstance(other, Transient)
     assert (other.host, other.retry_after_seconds) == (None, None)
