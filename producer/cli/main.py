@@ -29,6 +29,15 @@ class _Place:
 
 _COMMANDS: Final = {
     "up": _Place("infra.embedded.cli", "up", "Start the whole system on this machine, servers included.", "embedded"),
+    "submit": _Place("producer.cli.submit", "submit", "Bring a manifest into a batch, and start it."),
+    "status": _Place("producer.cli.batches", "status", "List your batches, or show all about one."),
+    "watch": _Place("producer.cli.watch", "watch", "Follow a batch to its end."),
+    "results": _Place("producer.cli.results", "results", "Save a batch's table, and its outputs."),
+    "retry": _Place("producer.cli.batches", "retry", "Run the failed rows of a batch again."),
+    "cancel": _Place("producer.cli.batches", "cancel", "End a batch; what is done stays."),
+    "pause": _Place("producer.cli.batches", "pause", "Let nothing more of a batch start."),
+    "resume": _Place("producer.cli.batches", "resume", "Let a paused batch go on."),
+    "report": _Place("producer.cli.report", "report", "Write an HTML page about a batch."),
     "api": _Place("producer.cli.serve", "api", "Serve the HTTP API."),
     "dispatcher": _Place("producer.cli.serve", "dispatcher", "Publish due jobs and rescue lost ones."),
     "worker": _Place("worker.cli", "worker", "Fill jobs on this machine's GPU (or CPU).", "worker"),
