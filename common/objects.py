@@ -26,6 +26,7 @@ from common.settings import Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
 
 BLOCK_BYTES = 256 * 1024
 DELETE_BATCH = 1000  # what DeleteObjects takes at most
@@ -105,18 +106,34 @@ class Objects:
             return None
 
     def list_keys(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """Yield (key, bytes) of all objects whose key begins with `prefix`, sorted, a page at a time.
+        """Yield (key, bytes) of all objects whose key begins with `prefix`, a page at a time.
+
+        Stores differ in the order: S3 has it by bytes, SeaweedFS folder by folder. Raises Unavailable, Transient.
+        """
+        for page in self._pages(prefix, ""):
+            for entry in page.get("Contents", []):
+                yield entry["Key"], entry["Size"]
+
+    def list_folder(self, prefix: str) -> Iterator[tuple[str, int | None]]:
+        """Yield (key, bytes) of the objects right below `prefix`, which ends with /, and (prefix, None) of its folders.
 
         Raises Unavailable, Transient.
         """
-        pages = iter(self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix))
+        for page in self._pages(prefix, "/"):
+            for folder in page.get("CommonPrefixes", []):
+                yield folder["Prefix"], None
+            for entry in page.get("Contents", []):
+                yield entry["Key"], entry["Size"]
+
+    def _pages(self, prefix: str, delimiter: str) -> Iterator[ListObjectsV2OutputTypeDef]:
+        paginator = self._client.get_paginator("list_objects_v2")
+        pages = iter(paginator.paginate(Bucket=self.bucket, Prefix=prefix, Delimiter=delimiter))
         while True:
             with _errors_in_words():
                 page = next(pages, None)
             if page is None:
                 return
-            for entry in page.get("Contents", []):
-                yield entry["Key"], entry["Size"]
+            yield page
 
     @contextmanager
     def stream(self, key: str, *, start: int = 0) -> Iterator[Callable[[int], bytes]]:

@@ -61,22 +61,36 @@ class S3Tree:
 
     def listings(self) -> Iterator[Listing]:
         """Yield each folder that holds anything, sorted by `order`. Raises Unavailable, Transient."""
-        # Keys come sorted, so a folder's are all there once a key beyond it comes; only open folders are kept.
-        stack = [Listing("")]
-        for key, size in self._objects.list_keys(self._prefix):
-            *folders, name = key[len(self._prefix) :].split("/")
-            path = "".join(f"{folder}/" for folder in folders)
-            while not path.startswith(stack[-1].path):
-                yield from _if_any(stack.pop())
-            if path != stack[-1].path:
-                stack.append(Listing(path))
-            if name and not is_hidden(name) and not any(map(is_hidden, folders)):
-                if is_image(name):
-                    stack[-1].images[name] = EMPTY if size == 0 else None
-                elif name.endswith(CAPTION):
-                    stack[-1].captions.add(name)
+        # A folder at a time, since stores differ in the order of a whole prefix.
+        top, folders = self._list("")
+        stack = [(top, iter(folders))]
         while stack:
-            yield from _if_any(stack.pop())
+            listing, rest = stack[-1]
+            name = next(rest, None)
+            if name is not None:
+                inner, folders = self._list(f"{listing.path}{name}")
+                stack.append((inner, iter(folders)))
+                continue
+            stack.pop()
+            if listing.images or listing.captions or listing.broken:
+                yield listing
+
+    def _list(self, path: str) -> tuple[Listing, list[str]]:
+        listing = Listing(path)
+        folders = []
+        start = len(self._prefix) + len(path)
+        names = ((key[start:], size) for key, size in self._objects.list_folder(f"{self._prefix}{path}"))
+        for name, size in sorted(names, key=lambda entry: entry[0].encode()):
+            if size is None:
+                if name == "/":
+                    listing.broken.append((name, "is a folder without a name, which no request can name; rename it"))
+                elif not is_hidden(name[:-1]):
+                    folders.append(name)
+            elif is_image(name) and not is_hidden(name):
+                listing.images[name] = EMPTY if size == 0 else None
+            elif name.endswith(CAPTION) and not is_hidden(name) and size:
+                listing.captions.add(name)
+        return listing, folders
 
 
 def has_keys(objects: Objects, prefix: str) -> bool:
@@ -134,8 +148,3 @@ class S3File(io.RawIOBase):
         if self._open is not None:
             self._open.__exit__(None, None, None)
             self._open = None
-
-
-def _if_any(listing: Listing) -> Iterator[Listing]:
-    if listing.images or listing.captions or listing.broken:
-        yield listing

@@ -123,4 +123,4 @@ def _in_bucket(source: str, objects: Objects | None) -> list[Shard]:
         name = place[len(prefix) :]
         if "/" not in name and name.lower().endswith(ENDINGS) and not is_hidden(name):
             found.append(Shard(name, place, objects))
-    return found
+    return sorted(found, key=lambda shard: shard.name.encode())
