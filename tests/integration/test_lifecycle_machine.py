@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
+import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -16,18 +19,20 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sqlalchemy import Connection, select
 
 from common import lifecycle
-from common.contract import Queue
-from common.errors import LeaseLost
+from common.contract import Queue, Status
+from common.errors import LeaseLost, Rejected
 from common.lifecycle import Published
 from common.tables import job_events, jobs
 from tests.support.history import told_by
 from tests.support.life import BROKEN, DRAIN, RESULT, TROUBLE, Life, outcome, remove_all
-from tests.support.model import Job
+from tests.support.model import Batch, Job
 
 MAX_UNCOUNTED = 3
 SECONDS = 6.0
 """How long to look for a life that breaks the rules; the last ten lives come on top."""
-JOBS = st.integers(0, 4)
+JOBS = st.integers(0, 7)
+RUN = 4
+"""Rows of one batch in a row."""
 OWNERS = st.integers(0, 1)
 SOME = st.lists(JOBS, min_size=1, max_size=3)
 ATTEMPTS = st.sampled_from([0, 0, 0, -1, 1])
@@ -40,7 +45,7 @@ def any_job(fits: Callable[[Job], bool]) -> Callable[[Any], bool]:
 
 
 class Lives(RuleBasedStateMachine):
-    """Five jobs of two owners under every function of the lifecycle, in any order, and time passing in between."""
+    """Five jobs of two owners and a batch of three rows under every function, in any order, as time passes."""
 
     def __init__(self, life: Life) -> None:
         super().__init__()
@@ -50,8 +55,16 @@ class Lives(RuleBasedStateMachine):
         counts = {"max_failures": 2, "max_uncounted_attempts": MAX_UNCOUNTED}
         self.life = Life(life.engine, life.settings.model_copy(update=slow | counts))
         self.owners = sorted([self.life.owner, self.life.new_owner()])
-        self.jobs = [Job(self.life.create(owner), owner, max_failures=2) for owner in self.owners + 2 * self.owners[:1]]
-        self.jobs.append(Job(self.life.create(self.owners[1]), self.owners[1], max_failures=2))
+        created = [("created", 0)]
+        self.jobs = [
+            Job(self.life.create(owner), owner, max_failures=2, events=[*created])
+            for owner in [*self.owners, *2 * self.owners[:1], self.owners[1]]
+        ]
+        self.batch = Batch(self.life.receive(3, self.owners[0]))
+        self.rows = [
+            Job(job, self.owners[0], max_failures=2, batch=self.batch) for job in self.life.rows_of(self.batch.id)
+        ]
+        self.jobs += self.rows
         self.by_id = {job.id: job for job in self.jobs}
         self.sent: list[Published] = []
         self.places: list[int] = []
@@ -181,6 +194,71 @@ class Lives(RuleBasedStateMachine):
             self.life.make_due(job.id)
             job.due = True
 
+    @rule(what=st.sampled_from(["open", "open", "pause", "resume", "resume", "cancel"]), owner=st.integers(0, 3))
+    def its_owner_wants_of_the_batch(self, what: str, owner: int) -> None:
+        if what == "cancel" and owner == 1:  # more often, and nothing would be left to look at
+            return
+        wishes: dict[str, tuple[Callable[..., object], Callable[[], bool]]] = {
+            "open": (lifecycle.open_batch, self.batch.open),
+            "pause": (lifecycle.pause_batch, self.batch.pause),
+            "resume": (lifecycle.resume_batch, self.batch.resume),
+            "cancel": (lifecycle.cancel_batch, self.batch.cancel),
+        }
+        wish, meant = wishes[what]
+        may = owner != 3 and meant()
+        try:
+            self.life.do(wish, self.owners[owner == 3], self.batch.id)
+        except Rejected:
+            assert not may
+        else:
+            assert may
+
+    @rule()
+    @precondition(lambda lives: lives.batch.state == "cancelled")
+    def the_dispatcher_ends_cancelled_rows(self) -> None:
+        ends = [row for row in self.rows if not self.batch.ended and not row.marked and row.cancel()]
+        assert self.life.do(lifecycle.end_cancelled_rows) == len(ends)
+
+    @rule()
+    def the_dispatcher_ends_batches(self) -> None:
+        ended = self.batch.end(sum(row.status in {"created", "processing"} for row in self.rows))
+        assert self.life.do(lifecycle.end_batches) == ([self.batch.id] if ended else [])
+
+    @rule()
+    @precondition(lambda lives: any(row.is_out and row.held for row in lives.rows))
+    def the_dispatcher_withdraws_held_rows(self) -> None:
+        held = [row for row in self.rows if row.is_out and row.held]
+        assert self.life.do(lifecycle.withdraw_held_rows) == len(held)
+        for row in held:
+            row.place = None
+
+    @rule(limit=st.integers(1, 3), after=st.sampled_from([None, 0, 1]))
+    @precondition(any_job(lambda job: job.batch is not None and job.status == "failed"))
+    def retry_rows(self, limit: int, after: int | None) -> None:
+        later = self.rows if after is None else self.rows[after + 1 :]
+        wanted = [row for row in later if row.status == "failed" and not row.deleted][:limit]
+        start = None if after is None else self.rows[after].id
+        if self.batch.state == "cancelled" and not self.batch.ended:
+            with pytest.raises(Rejected, match="still being cancelled"):
+                self.life.do(lifecycle.retry_rows, self.owners[0], self.batch.id, after=start, limit=limit)
+            return
+        retried = self.life.do(lifecycle.retry_rows, self.owners[0], self.batch.id, after=start, limit=limit)
+        assert retried == [row.id for row in wanted]
+        for row in wanted:
+            row.retry()
+
+    @invariant()
+    def the_batch_is_the_models(self) -> None:
+        statuses = Counter(row.status for row in self.rows)
+        assert asdict(self.life.counts(self.batch.id)) == {
+            **{status.value: statuses[status.value] for status in Status},
+            "cancelled": sum((row.status, row.error) == ("failed", "cancelled") for row in self.rows),
+        }
+        assert self.life.state(self.batch.id) == (self.batch.state, self.batch.ended)
+        assert [hook["event"] for hook in self.life.webhooks(self.batch.id)] == self.batch.webhooks
+        assert not self.batch.ended or not {"created", "processing"} & {*statuses}
+        assert self.batch.ended or self.batch.state != "done"
+
     @invariant()
     def rows_and_events_are_the_models(self) -> None:
         with self.life.engine.begin() as connection:
@@ -192,7 +270,7 @@ class Lives(RuleBasedStateMachine):
         for job in self.jobs:
             assert events[job.id] == job.events
             assert _facts(rows[job.id]) == _model_facts(job)
-            told = told_by(events[job.id])
+            told = told_by(events[job.id] if job.batch is None else [("created", 0), *events[job.id]])
             assert (told.status, told.attempt, told.deleted) == (job.status, job.attempt, job.deleted)
         assert self.places == sorted(set(self.places)), "a place was given twice, or out of order"
 
@@ -213,13 +291,23 @@ class Lives(RuleBasedStateMachine):
     def _by_turns(self) -> list[UUID]:
         with self.life.engine.begin() as connection:
             times = {row.id: row.available_at for row in connection.execute(select(jobs.c.id, jobs.c.available_at))}
+        waiting = sorted((job for job in self.jobs if job.waits), key=lambda job: (times[job.id], job.id))
+        flying = [job for job in self.jobs if job.is_out or job.status == "processing"]
         turns = []
-        for owner in self.owners:
-            mine = [job for job in self.jobs if job.owner == owner]
-            in_flight = sum(job.is_out or job.status == "processing" for job in mine)
-            waiting = sorted((job for job in mine if job.waits), key=lambda job: (times[job.id], job.id))
-            turns += [(load, owner, job.id) for load, job in enumerate(waiting, in_flight)]
-        return [job for *_, job in sorted(turns)]
+        while waiting:
+            by_owner = Counter(job.owner for job in flying)
+            by_line = Counter((job.owner, job.batch is None) for job in flying)
+            runs = {line: number // RUN for line, number in by_line.items()}
+            job = min(  # the first of those that are equal: the one that is due first
+                waiting,
+                key=lambda job: (
+                    by_owner[job.owner], job.owner, runs.get((job.owner, job.batch is None), 0), job.batch is not None
+                ),
+            )  # fmt: skip
+            waiting.remove(job)
+            flying.append(job)
+            turns.append(job.id)
+        return turns
 
     def _note_sent(self, messages: list[Published]) -> None:
         for message in messages:

@@ -1,9 +1,59 @@
-"""A job as plain Python says that it must be: no SQL and no locks, one dataclass that wishes and workers change."""
+"""Jobs and a batch as plain Python says that they must be: no SQL, no locks, plain objects that wishes change."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from uuid import UUID
+
+
+@dataclass
+class Batch:
+    """A batch apart from its rows. Each method returns whether that may happen at all."""
+
+    id: UUID
+    state: str = "receiving"
+    was_open: bool = False
+    ended: bool = False
+    webhooks: list[str] = field(default_factory=list)
+
+    def open(self) -> bool:
+        """Have all its rows."""
+        if self.state == "receiving":
+            self.state, self.was_open = "open", True
+        return True
+
+    def pause(self) -> bool:
+        """Start nothing more."""
+        return self._between("open", "paused")
+
+    def resume(self) -> bool:
+        """Go on."""
+        return self._between("paused", "open")
+
+    def cancel(self) -> bool:
+        """Be unwanted."""
+        if self.state != "done":
+            self.state = "cancelled"
+        return True
+
+    def end(self, left: int) -> bool:
+        """End where no row is left."""
+        if left or self.ended or self.state not in {"open", "cancelled"}:
+            return False
+        self.state, self.ended = "done" if self.state == "open" else "cancelled", True
+        self.webhooks.append(f"batch.{self.state}")
+        return True
+
+    def retry(self) -> None:
+        """Have a row again that is not over."""
+        if self.ended:
+            self.state, self.ended = "open" if self.was_open else "receiving", False
+
+    def _between(self, before: str, after: str) -> bool:
+        if self.state not in {before, after}:
+            return False
+        self.state = after
+        return True
 
 
 @dataclass
@@ -26,12 +76,18 @@ class Job:
     deleted: bool = False
     pins: dict[str, str] = field(default_factory=dict)
     error: str | None = None
-    events: list[tuple[str, int]] = field(default_factory=lambda: [("created", 0)])
+    batch: Batch | None = None
+    events: list[tuple[str, int]] = field(default_factory=list)
+
+    @property
+    def held(self) -> bool:
+        """Whether its batch keeps it from starting."""
+        return self.batch is not None and self.batch.state != "open"
 
     @property
     def waits(self) -> bool:
         """Whether it may be published now."""
-        return self.status == "created" and self.place is None and self.due
+        return self.status == "created" and self.place is None and self.due and not self.held
 
     @property
     def is_out(self) -> bool:
@@ -52,7 +108,7 @@ class Job:
 
     def claim(self) -> bool:
         """Be taken by a worker."""
-        if self.status != "created" or not self.due:
+        if self.status != "created" or not self.due or self.held:
             return False
         self.status, self.attempt = "processing", self.attempt + 1
         self.expired = self.on_device = False
@@ -97,6 +153,8 @@ class Job:
         self.status, self.failures, self.due, self.marked, self.error = "created", 0, True, False, None
         self.pins = {}
         self.happens("retried")
+        if self.batch is not None:
+            self.batch.retry()
         return True
 
     def delete(self) -> bool:
