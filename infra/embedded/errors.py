@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from common.errors import FillfleetError
 
 
@@ -11,8 +13,8 @@ class StartFailed(FillfleetError):
     def __init__(self, message: str, code: str = "start_failed") -> None:
         super().__init__(code, message)
 
-    def __reduce__(self) -> tuple[type[FillfleetError], tuple[str, str]]:
-        return (type(self), (self.message, self.code))
+    def __reduce__(self) -> tuple[type[FillfleetError], tuple[str, str], dict[str, Any]]:
+        return (type(self), (self.message, self.code), self.__dict__)
 
 
 class GuardianLost(StartFailed):
