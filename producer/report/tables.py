@@ -1,0 +1,98 @@
+"""The tables of the page: why rows failed and what to do about it, which rows were bad, who did the work."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Container, Sequence
+from typing import Final
+
+from common.contract import Status
+from common.lifecycle import Reject
+from common.lifecycle.counts import CANCELLED
+from producer.batches import Batch
+from producer.report.figures import count, duration, when
+from producer.report.markup import code, isolated, plain
+from producer.report.summary import Cause, Summary, WorkerSums
+
+_SHOWN: Final = 50
+
+
+def causes_table(batch: Batch, summary: Summary, shown: Container[object]) -> str:
+    """Return why rows failed, over all rows, and how to run them again. `shown` are the numbers of the rows below."""
+    if not summary.causes:
+        return ""
+    most = sorted(summary.causes.items(), key=lambda item: (-item[1].rows, item[0]))[:_SHOWN]
+    rows = "".join(_cause(name, cause, shown) for name, cause in most)
+    return f"""<h2>Why rows failed</h2>
+<div class="scroll" tabindex="0" role="region" aria-label="Why rows failed"><table>
+<tr><th>Cause</th><th class="number">Rows</th><th>The same again</th><th>What one of them says</th><th>Row</th></tr>
+{rows}</table></div>
+{_again(batch, summary)}"""
+
+
+def _cause(name: str, cause: Cause, shown: Container[object]) -> str:
+    row = plain(cause.example_row)
+    link = f'<a href="#row-{row}">{row}</a>' if cause.example_row in shown else row
+    if name == CANCELLED:
+        again = "was not tried" if not cause.retryable else "may work"
+    elif cause.retryable:
+        again = "may work" if cause.retryable == cause.rows else f"may work for {count(cause.retryable)}"
+    else:
+        again = "will fail again"
+    return (
+        f'<tr><td>{code(name)} <button type="button" data-show="{plain(name)}" hidden>show</button></td>'
+        f'<td class="number">{count(cause.rows)}</td><td>{again}</td><td class="long">{isolated(cause.example)}</td>'
+        f"<td>{link}</td></tr>"
+    )
+
+
+def _again(batch: Batch, summary: Summary) -> str:
+    name = batch.name if batch.name.isprintable() and not batch.name.startswith("-") else batch.id.hex
+    retry = f"fillfleet retry {shlex.quote(name)} --failed"
+    failed = summary.states.get(Status.FAILED, 0) + summary.states.get(CANCELLED, 0)
+    return f"""<p>Run the {count(failed, "failed row")} again, once their cause is mended, with the seeds they had:</p>
+<pre>{plain(retry)}</pre>"""
+
+
+def rejects_table(batch: Batch, rejects: Sequence[Reject]) -> str:
+    """Return the bad rows of the manifest: the first of them, and how many there are."""
+    if not batch.rejected:
+        return ""
+    more = f"The first {len(rejects)} of {count(batch.rejected)}." if len(rejects) < batch.rejected else ""
+    rows = "".join(
+        f'<tr><td class="number">{count(one.number)}</td><td>{isolated(one.custom_id or "")}</td>'
+        f"<td>{isolated(one.place)}</td><td>{code(one.field)}</td>"
+        f'<td class="long">{isolated(one.value)} {isolated(one.reason)}</td></tr>'
+        for one in rejects
+    )
+    return f"""<h2>Bad rows of the manifest</h2>
+<p>They became no jobs. {more}</p>
+<div class="scroll" tabindex="0" role="region" aria-label="Bad rows"><table>
+<tr><th class="number">Row</th><th>custom_id</th><th>Place</th><th>Field</th><th>What is wrong</th></tr>
+{rows}</table></div>"""
+
+
+def workers_table(summary: Summary) -> str:
+    """Return what each worker did, the busiest first."""
+    if not summary.workers:
+        return ""
+    most = sorted(summary.workers.items(), key=lambda item: (-item[1].images, item[0]))
+    rows = "".join(_worker(name, sums) for name, sums in most[:_SHOWN])
+    more = f"<p>The first {_SHOWN} of {count(len(most))}.</p>" if len(most) > _SHOWN else ""
+    return f"""<h2>Workers</h2>{more}
+<div class="scroll" tabindex="0" role="region" aria-label="Workers"><table>
+<tr><th>Worker</th><th class="number">Completed</th><th class="number">Failed</th><th class="number">Images</th>
+<th class="number">Device per image</th><th class="number">Device busy</th><th>From</th><th>To</th></tr>
+{rows}</table></div>"""
+
+
+def _worker(name: str, sums: WorkerSums) -> str:
+    per_image = duration(sums.device_ms / sums.images) if sums.images else "-"
+    share = sums.device_share
+    busy = "-" if share is None else f"{100 * share:.0f} %"
+    return (
+        f'<tr><td>{code(name)}</td><td class="number">{count(sums.completed)}</td>'
+        f'<td class="number">{count(sums.failed)}</td><td class="number">{count(sums.images)}</td>'
+        f'<td class="number">{per_image}</td><td class="number">{busy}</td>'
+        f"<td>{when(sums.first)}</td><td>{when(sums.last)}</td></tr>"
+    )
