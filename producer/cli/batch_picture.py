@@ -36,7 +36,9 @@ class Pace:
 
 
 def state_of(batch: Batch) -> str:
-    """Return the state in a word or two: of a batch whose last rows are running out, that they are."""
+    """Return the state in a word: what it is in fact, where the dispatcher has not taken note of it yet."""
+    if batch.state is BatchState.OPEN and batch.is_over and batch.counts.total:
+        return BatchState.DONE.value
     if batch.state is BatchState.CANCELLED and batch.counts.left:
         return "cancelling"
     return batch.state.value
@@ -62,7 +64,9 @@ def draw(
     bar.add_column(ratio=1)
     bar.add_column(no_wrap=True, justify="right")
     bar.expand = True
-    bar.add_row(ProgressBar(total=max(1, counts.total), completed=ended), _share(ended, counts.total))
+    bar.add_row(
+        ProgressBar(total=max(1, counts.total), completed=ended, finished_style="green"), _share(ended, counts.total)
+    )
     parts += [bar, _numbers(batch)]
     if pace.rate is not None and not batch.is_over:
         parts.append(Text(_pace(pace)))

@@ -40,6 +40,8 @@ _SUFFIXES: Final = {
     ".ndjson": "jsonl",
     ".tar": _TAR,
 }
+_MARK: Final = ".fillfleet-batch"
+"""In a folder of results: whose they are. Without it a folder may be the one that the images came from."""
 _PAUSES_SECONDS: Final = (1.0, 3.0, 10.0, 30.0)
 Row = dict[str, Any]
 
@@ -149,6 +151,8 @@ class _Saver:
         """Write the table, or the outputs with it."""
         with self._shown():
             rows, extra = self._all(self._wanted), self._batch.extra_columns
+            if target.kind == _FOLDER:
+                _claim(target.path, self._batch)
             if target.kind in {_FOLDER, _TAR} and not uris:
                 self._with_outputs(target, rows)
             elif target.kind == _FOLDER:
@@ -260,12 +264,29 @@ def _filter(given: dict[str, Any]) -> RowFilter:
     return RowFilter(frozenset(statuses) or None, frozenset(given["errors"]) or None)
 
 
+def _claim(folder: Path, batch: Batch) -> None:
+    """Make the folder, or see that it holds results of this batch. Raises FillfleetError, OSError.
+
+    Outputs have the names of the images: in the folder of those they would replace them.
+    """
+    mark = folder / _MARK
+    if mark.is_file():
+        if mark.read_text().strip() != batch.id.hex:
+            raise FillfleetError("folder_taken", f"{folder} holds the results of another batch; name another folder")
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        raise FillfleetError("folder_taken", f"{folder} is not empty; name a new folder, so that no file is replaced")
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.write_text(f"{batch.id.hex}\n")
+
+
 @contextmanager
 def _partial(target: Path) -> Iterator[IO[bytes]]:
     """Yield TARGET.partial to write; it becomes the target when it is whole. Raises FillfleetError."""
     partial = target.with_name(target.name + ".partial")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.parent.exists():
+            target.parent.mkdir(parents=True)
         with partial.open("wb") as file:
             yield file
         os.replace(partial, target)

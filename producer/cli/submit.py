@@ -56,7 +56,12 @@ class Sent:
     @property
     def same(self) -> int:
         """Rows that the batch had already."""
-        return max(0, self.rows - self.new - self.batch.rejected)
+        return 0 if self.refused else max(0, self.rows - self.new - self.batch.rejected)
+
+    @property
+    def refused(self) -> bool:
+        """Whether bad rows have kept a strict batch from being started."""
+        return self.batch.state is BatchState.CANCELLED and self.batch.strict and self.batch.rejected > 0
 
 
 @click.command(cls=BatchCommand)
@@ -86,9 +91,10 @@ def submit(ctx: click.Context, /, access: Access, **given: Any) -> None:
             sys.exit(check(wish, fleet, quiet=access.quiet))
         sent = _hand_over(wish, fleet) if _read_by_fleet(wish, fleet) else _send(wish, fleet, quiet=access.quiet)
         _tell(sent, wish, access)
-        refused = sent.batch.state is BatchState.CANCELLED and sent.batch.strict and sent.batch.rejected > 0
-        if refused:
-            raise SystemExit(BAD_ROWS)
+        if sent.refused:
+            where = f"; they are in {sent.rejects}" if sent.rejects else ""
+            click.echo(f"fillfleet: {sent.batch.error}{where}", err=True)
+            sys.exit(BAD_ROWS)
         if wish.watch:
             from producer.cli.watch import follow
 
@@ -246,7 +252,8 @@ def _tell(sent: Sent, wish: Wish, access: Access) -> None:
         where = f"  see {sent.rejects}" if sent.rejects else ""
         click.echo(f"  bad rows       {count(batch.rejected):>12}{where}")
     if batch.state is BatchState.CANCELLED:
-        click.echo(f"It was not started: {batch.error or 'it is cancelled; `fillfleet retry` lets it go on'}")
+        if not sent.refused:
+            click.echo(f"It is cancelled: `fillfleet retry {_named(batch)}{access.again}` lets it go on.")
         return
     if batch.state is BatchState.PAUSED:
         click.echo(f"It is paused: `fillfleet resume {_named(batch)}{access.again}` lets it go on.")

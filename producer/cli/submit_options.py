@@ -16,7 +16,8 @@ from producer.manifest.options import Form, ManifestOptions
 STDIN: Final = "-"
 CUSTOM_ID: Final = "custom_id"
 _REMOTE: Final = ("http://", "https://", "s3://")
-_FIELDS: Final = (CUSTOM_ID, *FillRequest.model_fields)
+_FOR_SINGLE_JOBS: Final = frozenset({"enable_sync_mode", "enable_base64_output"})
+_FIELDS: Final = (CUSTOM_ID, *(name for name in FillRequest.model_fields if name not in _FOR_SINGLE_JOBS))
 
 _READING: Final = "How to read the manifest"
 _CONSTANTS: Final = "For rows that say nothing of it"
