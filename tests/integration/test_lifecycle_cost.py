@@ -133,7 +133,7 @@ def _fill(life: Life, *, analyze: bool) -> Full:
             connection.execute(_FILL, {"owner": life.owner, "status": status, "count": count})
         for batch in (full.running, full.paused, full.failed, full.cancelled):
             status = "failed" if batch == full.failed else "created"
-            count = MANY if batch in (full.running, full.paused) else MANY // 3
+            count = MANY if batch == full.running else MANY // 3
             of_host = MANY // 3 if batch == full.running else 0
             rows = {"owner": life.owner, "batch": batch, "count": count, "of_host": of_host, "status": status}
             connection.execute(_FILL_BATCH, rows)
