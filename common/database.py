@@ -45,7 +45,9 @@ def make_engine(settings: Settings, *, pool_size: int = 5, application: str = "f
         connect_args={
             "connect_timeout": 5,
             "application_name": application,
-            "options": f"-c statement_timeout={_STATEMENT_TIMEOUT_MS} -c lock_timeout=10000",
+            # No JIT: the planner thinks that the hops of turns.py may go on for long, and compiling takes 50 times as
+            # long as they do.
+            "options": f"-c statement_timeout={_STATEMENT_TIMEOUT_MS} -c lock_timeout=10000 -c jit=off",
             **_KEEPALIVES,
         },
     )
