@@ -54,10 +54,10 @@ def write_line(row: ManifestRow | BadRow) -> bytes:
         return _dumped(line)
 
 
-def read_lines(data: bytes, upto: int) -> Iterator[ManifestRow | BadRow]:
-    """Yield the rows of a chunk up to row `upto`. Raises BadLine."""
+def read_lines(data: bytes, upto: int, *, before: int = 0) -> Iterator[ManifestRow | BadRow]:
+    """Yield the rows of a chunk up to row `upto`; `before` it stood so many other lines. Raises BadLine."""
     number = 0
-    for count, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+    for count, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), before + 1):
         if not raw.strip():
             continue
         try:
@@ -80,12 +80,12 @@ def read_row(line: Mapping[str, Any]) -> ManifestRow | BadRow:
     unknown = sorted(set(line) - _KEYS)
     if unknown:
         raise BadLine(f"has the key {shorten(unknown[0])}; allowed: {', '.join(sorted(_KEYS))}")
-    number, place, custom_id = line.get("row"), line.get("where", ""), line.get("custom_id")
+    number, place, custom_id = line.get("row"), line.get("where", f"row {line.get('row')}"), line.get("custom_id")
     if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MAX_ROW:
         raise BadLine(f"has the row {shorten(number)}; allowed: its number in the manifest, from 1")
     if not isinstance(place, str) or not isinstance(custom_id, str | None):
         raise BadLine("has a where or custom_id that is no text")
-    place = _storable(place)[:_MAX_PLACE] or f"row {number}"
+    place = _storable(place)[:_MAX_PLACE]
     if ("reject" in line) == ("body" in line):
         raise BadLine("must have either a body or a reject")
     if "reject" in line:

@@ -10,8 +10,10 @@ from fastapi import FastAPI
 
 from common.contract import FillRequest
 from common.settings import Settings
-from producer.api import health, media, models, predictions
+from producer.api import batch_inputs, batch_results, batch_rows, batches, health, media, models, predictions
 from producer.api.access_log import AccessLog
+from producer.api.batch_inputs import InputWish
+from producer.api.batch_wish import BatchWish, OptionsWish
 from producer.api.body_limit import BodyLimit
 from producer.api.errors import add_error_handlers
 from producer.api.health import Readiness
@@ -48,9 +50,12 @@ def create_app(settings: Settings) -> FastAPI:
     for api_version in VERSIONS:
         for router in (submit_router(), predictions.router, media.router, models.router):
             app.include_router(router, prefix=f"/api/{api_version}")
+    # Our own, of no other version. The fixed names come before those of batches.
+    for router in (batch_inputs.router, batch_rows.router, batch_results.router, batches.router):
+        app.include_router(router, prefix="/api/v3")
     app.include_router(health.router)
     add_error_handlers(app)
-    document(app, [FillRequest, ListWish, DeleteWish, UploadWish])
+    document(app, [FillRequest, ListWish, DeleteWish, UploadWish, BatchWish, OptionsWish, InputWish])
 
     def limit_of(path: str, content_type: str) -> tuple[str, int]:
         if path.endswith("/media/upload/binary"):

@@ -185,7 +185,7 @@ class HttpDoor:
         return self._calls.json(BatchWire, "POST", f"{_path(batch)}/{wish}").batch()
 
     def _detail(self, batch: Batch, what: str) -> BatchDetailWire:
-        return self._calls.json(BatchDetailWire, "GET", _path(batch), params={"with": what})
+        return self._calls.json(BatchDetailWire, "GET", _path(batch), params={"details": what})
 
     def _stream(
         self, path: str, params: Callable[[Row | None], Query], read: Callable[[Iterator[bytes]], Iterator[Row]]
