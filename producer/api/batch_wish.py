@@ -81,11 +81,11 @@ def new_batch(wish: BatchWish, settings: Settings, resolver: InputResolver, ask:
     """Return the batch to start. Raises InvalidRequest, Rejected; the latter of its webhook."""
     _check_webhook(wish.webhook_url, settings)
     if wish.options is not None and wish.manifest is None:
-        raise InvalidRequest((Problem("options", "an object", "say how to read a manifest", "only with a manifest"),))
+        raise InvalidRequest((Problem("options", "an object", "goes with a manifest", "left out, or with a manifest"),))
     manifest = None
     if wish.manifest is not None:
         said = own_body(OptionsWish, wish.options or {}, prefix="options.")
-        source = resolver.source("manifest", _unslashed(wish.manifest.strip()), ask, allowed=SOURCE)
+        source = resolver.source("manifest", wish.manifest.strip(), ask, allowed=SOURCE, folders=True)
         mask = None if said.mask is None else resolver.source("options.mask", said.mask, ask, allowed=SOURCE)
         options = ManifestOptions(
             form=said.form,
@@ -121,11 +121,6 @@ def new_batch_of_body(wish: BodyWish, settings: Settings) -> NewBatch:
 def _check_webhook(url: str | None, settings: Settings) -> None:
     if url is not None:
         check_webhook_url(url, settings)
-
-
-def _unslashed(source: str) -> str:
-    """Return a prefix of the bucket as the reader of manifests knows it: without the slash at its end."""
-    return source.rstrip("/") if source.lower().startswith("s3://") else source
 
 
 def _made_up_name(manifest: dict[str, Any] | None) -> str:
