@@ -102,9 +102,13 @@ _UNSTORABLE_CHARACTER: Final = re.compile("[\x00\ud800-\udfff]")
 _UNSTORABLE: Final = "holds a NUL character or half of a surrogate pair"
 
 
+def is_storable(text: str) -> bool:
+    """Whether Postgres takes it: neither NUL nor half a surrogate pair, both of which JSON can carry."""
+    return not _UNSTORABLE_CHARACTER.search(text)
+
+
 def _storable(text: str) -> str:
-    # Postgres stores neither NUL nor half a surrogate pair; JSON can carry both.
-    if _UNSTORABLE_CHARACTER.search(text):
+    if not is_storable(text):
         raise PydanticCustomError("unstorable_text", _UNSTORABLE)
     return text
 

@@ -100,9 +100,11 @@ class Dispatcher:
         self._engine.dispose()
 
     def _next_pause(self, published: int, is_full: bool) -> float:
+        if published:
+            return _BACKLOG_SECONDS  # also where there was room: a bound on hosts may have left some for the next pass
         if not is_full:
             return self._settings.dispatcher_poll_seconds
-        return _BACKLOG_SECONDS if published else min(2 * self._pause, self._settings.dispatcher_poll_seconds)
+        return min(2 * self._pause, self._settings.dispatcher_poll_seconds)
 
     def _pass(self) -> tuple[int, bool]:
         """Publish what is due and, once in a poll interval, sweep; returns how much, and whether a window is full."""

@@ -26,6 +26,7 @@ from common.contract import (
     InvalidRequest,
     Problem,
     draw_seed,
+    is_storable,
     parse_request,
     shorten,
 )
@@ -199,8 +200,9 @@ def _check_row(row: ManifestRow) -> None:
     if row.custom_id is not None and not 0 < len(row.custom_id) <= MAX_CUSTOM_ID_CHARS:
         allowed = f"a text of 1 to {MAX_CUSTOM_ID_CHARS} characters"
         problems.append(Problem("custom_id", shorten(row.custom_id), "is too long or empty", allowed))
-    if row.custom_id is not None and "\x00" in row.custom_id:
-        problems.append(Problem("custom_id", shorten(row.custom_id), "holds a NUL character", "a text without it"))
+    if row.custom_id is not None and not is_storable(row.custom_id):
+        reason = "holds a NUL character or half of a surrogate pair"
+        problems.append(Problem("custom_id", shorten(row.custom_id), reason, "a text without such"))
     if row.files:
         name, content = next(iter(row.files.items()))
         problems.append(Problem(name, shorten(content.name), "was not uploaded", "a URL or s3:// URI"))

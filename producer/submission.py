@@ -1,7 +1,7 @@
 """Brings a manifest into a batch: reads it, puts its files into the bucket, sends its rows in chunks, opens the batch.
 
 It may be killed at any line and run again: what the fleet has is neither uploaded nor made a second time. While one
-chunk is sent the next one is read.
+chunk is sent the next one is read and judged.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from common.contract import BatchState
@@ -50,6 +51,7 @@ def submit(
     on_progress: Callable[[Progress], None] = lambda _: None,
     *,
     rewinds: bool = True,
+    chunk_rows: int = CHUNK_ROWS,
 ) -> tuple[Batch, Progress]:
     """Send all rows of `manifest` to `batch` and open it; returns the batch as it is then, and what was sent.
 
@@ -60,12 +62,14 @@ def submit(
     with ThreadPoolExecutor(1, thread_name_prefix="send") as sender:
         sending: Future[Taken] | None = None
         sent = 0
-        for chunk, digest in _unsent(manifest, batch, files, rewinds=rewinds):
+        for chunk, digest in _unsent(partial(_digested, manifest, files, chunk_rows), batch, rewinds=rewinds):
+            upto = chunk[-1].number
+            send = door.prepare(batch, chunk, upto=upto, digest=digest)
             if sending is not None:
                 progress = progress.plus(sending.result(), sent)
                 on_progress(progress)
-            sent = chunk[-1].number
-            sending = sender.submit(door.send, batch, chunk, upto=sent, digest=digest)
+            sent = upto
+            sending = sender.submit(send)
         if sending is not None:
             progress = progress.plus(sending.result(), sent)
             on_progress(progress)
@@ -87,23 +91,25 @@ def chunks(manifest: Manifest, max_rows: int = CHUNK_ROWS) -> Iterator[Rows]:
         yield chunk
 
 
-def _unsent(manifest: Manifest, batch: Batch, files: InputFiles, *, rewinds: bool) -> Iterator[tuple[Rows, str]]:
+def _unsent(
+    read: Callable[[], Iterator[tuple[Rows, str]]], batch: Batch, *, rewinds: bool
+) -> Iterator[tuple[Rows, str]]:
     """Yield what the batch does not have yet, with the digest of all rows up to there."""
     if batch.state is BatchState.RECEIVING and batch.cursor > 0 and rewinds:
-        read = _digested(manifest, files)
-        for chunk, digest in read:
+        reading = read()
+        for chunk, digest in reading:
             if chunk[-1].number < batch.cursor:
                 continue
             if chunk[-1].number == batch.cursor and digest == batch.digest:
-                yield from read
+                yield from reading
                 return
             break  # another manifest, or another one by now: the fleet compares every row
-    yield from _digested(manifest, files)
+    yield from read()
 
 
-def _digested(manifest: Manifest, files: InputFiles) -> Iterator[tuple[Rows, str]]:
+def _digested(manifest: Manifest, files: InputFiles, chunk_rows: int) -> Iterator[tuple[Rows, str]]:
     digest = hashlib.blake2b(digest_size=16)
-    for chunk in chunks(manifest):
+    for chunk in chunks(manifest, chunk_rows):
         resolved = files.resolve(chunk)
         digest.update(repr([_said(row) for row in resolved]).encode("utf-8", "surrogatepass"))
         yield resolved, digest.hexdigest()
