@@ -105,47 +105,49 @@ class Objects:
                 raise
             return None
 
-    def list_keys(self, prefix: str) -> Iterator[tuple[str, int]]:
+    def list_keys(self, prefix: str, *, bucket: str | None = None) -> Iterator[tuple[str, int]]:
         """Yield (key, bytes) of all objects whose key begins with `prefix`, a page at a time.
 
-        Stores differ in the order: S3 has it by bytes, SeaweedFS folder by folder. Raises Unavailable, Transient.
+        Stores differ in the order: S3 has it by bytes, SeaweedFS folder by folder. Raises Unavailable, Transient; of
+        another bucket, Rejected (bucket_not_readable), too.
         """
-        for page in self._pages(prefix, ""):
+        for page in self._pages(prefix, "", bucket):
             for entry in page.get("Contents", []):
                 yield entry["Key"], entry["Size"]
 
-    def list_folder(self, prefix: str) -> Iterator[tuple[str, int | None]]:
+    def list_folder(self, prefix: str, *, bucket: str | None = None) -> Iterator[tuple[str, int | None]]:
         """Yield (key, bytes) of the objects right below `prefix`, which ends with /, and (prefix, None) of its folders.
 
-        Raises Unavailable, Transient.
+        Raises as `list_keys` does.
         """
-        for page in self._pages(prefix, "/"):
+        for page in self._pages(prefix, "/", bucket):
             for folder in page.get("CommonPrefixes", []):
                 yield folder["Prefix"], None
             for entry in page.get("Contents", []):
                 yield entry["Key"], entry["Size"]
 
-    def _pages(self, prefix: str, delimiter: str) -> Iterator[ListObjectsV2OutputTypeDef]:
+    def _pages(self, prefix: str, delimiter: str, bucket: str | None) -> Iterator[ListObjectsV2OutputTypeDef]:
         paginator = self._client.get_paginator("list_objects_v2")
-        pages = iter(paginator.paginate(Bucket=self.bucket, Prefix=prefix, Delimiter=delimiter))
+        with self._reading(bucket) as name:
+            pages = iter(paginator.paginate(Bucket=name, Prefix=prefix, Delimiter=delimiter))
         while True:
-            with _errors_in_words():
+            with self._reading(bucket):
                 page = next(pages, None)
             if page is None:
                 return
             yield page
 
     @contextmanager
-    def stream(self, key: str, *, start: int = 0) -> Iterator[Callable[[int], bytes]]:
+    def stream(self, key: str, *, start: int = 0, bucket: str | None = None) -> Iterator[Callable[[int], bytes]]:
         """Yield a function that returns the next bytes of `key`, at most as many as asked for; b"" at the end.
 
         The first is byte `start`, counted from 0. Raises as `get` does, without its limit.
         """
-        with _errors_in_words():
+        with self._reading(bucket) as name:
             if start:
-                answer = self._client.get_object(Bucket=self.bucket, Key=key, Range=f"bytes={start}-")
+                answer = self._client.get_object(Bucket=name, Key=key, Range=f"bytes={start}-")
             else:
-                answer = self._client.get_object(Bucket=self.bucket, Key=key)
+                answer = self._client.get_object(Bucket=name, Key=key)
         body = answer["Body"]
         with body:
 

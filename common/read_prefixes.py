@@ -30,7 +30,7 @@ class ReadPrefix:
     parts: tuple[str, ...]
 
     def covers(self, bucket: str, key: str) -> bool:
-        """Return whether the object lies there. The key must have passed check_key."""
+        """Return whether the object, or the whole folder, lies there. The key must have passed check_key."""
         return self.bucket == bucket and tuple(key.split("/"))[: len(self.parts)] == self.parts
 
 

@@ -46,8 +46,10 @@ class ObjectSource:
 Source = HttpSource | ObjectSource
 
 
-def parse_source(text: str, settings: Settings, *, what: str = "source") -> Source:
+def parse_source(text: str, settings: Settings, *, what: str = "source", folders: bool = False) -> Source:
     """Return what `text` names. `what` is the field's name in messages.
+
+    With `folders` it may also be a whole folder, with / at its end, or a whole bucket, whose key is "".
 
     Raises Rejected: source_invalid where it is neither kind, source_forbidden where nobody may read its bucket.
     """
@@ -62,7 +64,7 @@ def parse_source(text: str, settings: Settings, *, what: str = "source") -> Sour
             if own is None:
                 return HttpSource(text)
             bucket, key = settings.s3_bucket, own
-        check_key(key)
+        _check_key(key, folders)
     except BadUrl as error:
         raise Rejected("source_invalid", f"{what}: {shown(text)} {error}") from None
     source = ObjectSource(bucket, key)
@@ -72,21 +74,23 @@ def parse_source(text: str, settings: Settings, *, what: str = "source") -> Sour
 
 
 def check_source_owner(
-    source: Source, owner: UUID, settings: Settings, *, name_of: NameOf, what: str = "source"
+    source: Source, owner: UUID, settings: Settings, *, name_of: NameOf, what: str = "source", folders: bool = False
 ) -> None:
     """Raise Rejected (source_forbidden) unless `source` is a URL, or an object that `owner` may read.
 
-    That is one under a prefix of its own in our bucket, or one that S3_READ_PREFIXES allows it. Raises what `name_of`
-    raises, which is asked only where the owner's name decides.
+    That is one under a prefix of its own in our bucket, or one that S3_READ_PREFIXES allows it. With `folders` it may
+    be a folder all of which the owner may read. Raises what `name_of` raises, which is asked only where the owner's
+    name decides.
     """
     if isinstance(source, HttpSource):
         return
     try:
-        check_key(source.key)
+        _check_key(source.key, folders)
     except BadUrl as error:
         raise Rejected("source_invalid", f"{what}: {shown(source.uri)} {error}") from None
     ours = source.bucket == settings.s3_bucket
-    if ours and any(source.key.startswith(f"{folder}/{owner.hex}/") for folder in OWNED_FOLDERS):
+    key = f"{source.key}/" if folders else source.key  # an owner's own folder is whole without the slash, too
+    if ours and any(key.startswith(f"{folder}/{owner.hex}/") for folder in OWNED_FOLDERS):
         return
     if may_read(settings.s3_read_prefixes, source.bucket, source.key, owner, name_of):
         return
@@ -110,6 +114,14 @@ def read_source(
     except Rejected as error:
         raise Rejected(error.code, f"{what}: {shown(source.uri)}: {error.message}") from None
     return Fetched(data, hashlib.sha256(data).hexdigest(), None)
+
+
+def _check_key(key: str, folders: bool) -> None:
+    """Raise BadUrl unless `key` names an object or, with `folders`, a folder or the whole bucket."""
+    if not folders:
+        check_key(key)
+    elif key:
+        check_key(f"{key}x" if key.endswith("/") else key)  # whatever lies below it
 
 
 def _key_of_own_link(parts: SplitResult, settings: Settings) -> str | None:

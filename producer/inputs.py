@@ -45,6 +45,7 @@ class InputResolver:
             r"(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._-]{1,255}){1,3}"
         )
         self._base = None if base is None else split_http_url(base)
+        self._name: str | None = None
 
     def resolve(self, request: FillRequest, ask: Ask) -> FillRequest:
         """Return the request with every source that is ours as an s3:// URI; `ask` runs a look at the database.
@@ -63,31 +64,40 @@ class InputResolver:
         same = found["image"] == request.image and found["mask_image"] == mask and not request.loras
         return request if same else request.model_copy(update=found)
 
-    def source(self, field: str, text: str, ask: Ask, *, allowed: str) -> str:
-        """Return what `text` names, as an s3:// URI where it is ours. Raises as `resolve`, with `allowed` in words."""
-        return self._source(ask, field, text, allowed)
+    def source(self, field: str, text: str, ask: Ask, *, allowed: str, folders: bool = False) -> str:
+        """Return what `text` names, as an s3:// URI where it is ours. Raises as `resolve`, with `allowed` in words.
+
+        With `folders` it may also be the s3:// URI of a whole folder, with / at its end, or of a bucket.
+        """
+        return self._source(ask, field, text, allowed, folders)
 
     def _lora(self, ask: Ask, field: str, path: str) -> str:
         # Without a scheme it is a hub id or a name in the LoRA folder, which the worker looks up.
         return self._source(ask, field, path) if "://" in path else path
 
-    def _source(self, ask: Ask, field: str, text: str, allowed: str | None = None) -> str:
+    def _source(self, ask: Ask, field: str, text: str, allowed: str | None = None, folders: bool = False) -> str:
         if self._plainly_own.fullmatch(text):
             return text
         try:
-            source = parse_source(text, self._settings, what=field)
+            source = parse_source(text, self._settings, what=field, folders=folders)
             if isinstance(source, HttpSource):
                 source = self._upload(ask, field, source)
             check_source_owner(
                 source,
                 self._owner,
                 self._settings,
-                name_of=lambda owner: ask(lambda connection: owner_name(connection, owner)),
+                name_of=lambda _owner: self._name_of_owner(ask),
                 what=field,
+                folders=folders,
             )
         except Rejected as error:
             raise InvalidRequest((_problem(field, text, error.message, allowed),)) from None
         return source.url if isinstance(source, HttpSource) else source.uri
+
+    def _name_of_owner(self, ask: Ask) -> str | None:
+        if self._name is None:  # names never change, and a batch may need this one for each of a million rows
+            self._name = ask(lambda connection: owner_name(connection, self._owner))
+        return self._name
 
     def _upload(self, ask: Ask, field: str, source: HttpSource) -> HttpSource | ObjectSource:
         """Return the object that a link to an upload names. Any name of this API's host will do: ids are unique."""

@@ -21,7 +21,6 @@ from common.database import make_engine, transaction
 from common.errors import Rejected, Transient, Unavailable
 from common.fetch import Fetcher
 from common.lifecycle import ManifestLease
-from common.objects import Objects
 from common.settings import Settings
 from common.sources import HttpSource, parse_source
 from common.telemetry import get_logger
@@ -31,6 +30,7 @@ from producer.input_journal import InputJournal
 from producer.manifest import ManifestError
 from producer.manifest.open import Manifest, open_manifest
 from producer.manifest.options import options_from_json
+from producer.manifest.owner_objects import OwnerObjects
 from producer.submission import Progress, submit
 
 log = get_logger(__name__)
@@ -96,25 +96,23 @@ def _read(engine: Engine, settings: Settings, stop: threading.Event, lease: Mani
             lifecycle.keep_manifest(connection, lease.batch, lease_seconds=_LEASE_SECONDS)
 
     door = DirectDoor(settings, lease.owner)
-    objects = Objects(settings)
     try:
         with tempfile.TemporaryDirectory(prefix="fillfleet-manifest-") as folder:
             # A journal of its own: what it remembers is worth something only on a user's machine.
             journal = InputJournal(Path(folder) / "inputs.sqlite")
             files = InputFiles(journal, door.inputs, max_bytes=settings.upload_max_bytes)
             with closing(journal), files:
-                manifest = _open(lease, settings, objects, Path(folder))
+                manifest = _open(lease, settings, door.manifests, Path(folder))
                 batch = door.find(lease.batch.hex)
                 return submit(manifest, door, batch, files, on_progress)[1]
     finally:
-        objects.close()
         door.close()
 
 
-def _open(lease: ManifestLease, settings: Settings, objects: Objects, folder: Path) -> Manifest:
+def _open(lease: ManifestLease, settings: Settings, objects: OwnerObjects, folder: Path) -> Manifest:
     source = str(lease.manifest["source"])
     options = options_from_json(lease.manifest.get("options", {}))
-    parsed = parse_source(source, settings, what="manifest")
+    parsed = parse_source(source, settings, what="manifest", folders=True)
     if isinstance(parsed, HttpSource):
         # Under its own name, which may say what form it has.
         name = PurePosixPath(unquote(urlsplit(parsed.url).path)).name[-100:].replace("\x00", "") or "manifest"
@@ -127,6 +125,7 @@ def _open(lease: ManifestLease, settings: Settings, objects: Objects, folder: Pa
             what="manifest",
         )
         return open_manifest(str(target), options)
+    # What the operator allowed when the batch was made may have been withdrawn since: it is judged again here.
     return open_manifest(parsed.uri, options, objects=objects)
 
 

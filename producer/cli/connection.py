@@ -20,9 +20,9 @@ import click
 from common.errors import FillfleetError
 
 if TYPE_CHECKING:
-    from common.objects import Objects
     from common.settings import Settings
     from producer.doors.door import Door
+    from producer.manifest.owner_objects import OwnerObjects
 
 READY_FILE: Final = "ready.json"
 IDENTITY_FILE: Final = "fillfleet.json"
@@ -65,8 +65,8 @@ class Fleet:
     """Where that is, for people."""
     settings: Settings | None = None
     """Those of the direct way; None through the API."""
-    objects: Objects | None = None
-    """The bucket itself, in the direct way."""
+    objects: OwnerObjects | None = None
+    """The buckets as the owner may read them, in the direct way."""
 
 
 @contextmanager
@@ -82,8 +82,6 @@ def connected(access: Access, *, patience_seconds: float = PATIENCE_SECONDS) -> 
         yield fleet
     finally:
         fleet.door.close()
-        if fleet.objects is not None:
-            fleet.objects.close()
 
 
 def _connect(access: Access, environ: Mapping[str, str], patience: float) -> Fleet:
@@ -118,13 +116,12 @@ def _http(url: str, key: str, source: str, patience: float) -> Fleet:
 
 
 def _direct(said: Mapping[str, Any], owner: str, source: str) -> Fleet:
-    from common.objects import Objects
     from common.settings import Settings
     from producer.doors.direct import DirectDoor
 
     settings = Settings(**said)
     door = DirectDoor(settings, owner)
-    return Fleet(door, f"{door.name} as owner {owner} (from {source})", settings, Objects(settings))
+    return Fleet(door, f"{door.name} as owner {owner} (from {source})", settings, door.manifests)
 
 
 def _system_settings(system: Path) -> dict[str, Any]:

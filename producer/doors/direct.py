@@ -14,6 +14,7 @@ from common.database import make_engine, transaction
 from common.errors import Rejected
 from common.lifecycle import NewBatch, Reject
 from common.objects import Objects
+from common.owners import OwnerNames
 from common.settings import Settings
 from producer import batches
 from producer.batches import Batch, ErrorCause, WorkerLine
@@ -21,6 +22,7 @@ from producer.input_files import InputStore, ObjectsStore
 from producer.intake import Chunk, Intake, Taken
 from producer.keys import ensure_owner
 from producer.manifest import BadRow, ManifestRow
+from producer.manifest.owner_objects import OwnerObjects
 from producer.results.outputs import BucketOutputs, OutputStore
 from producer.results.read import ANY, Position, RowFilter, read_jobs
 from producer.results.row import flatten
@@ -54,9 +56,15 @@ class DirectDoor:
 
     def send(self, batch: Batch, rows: Sequence[ManifestRow | BadRow], *, upto: int, digest: str) -> Taken:
         """See Door."""
-        # Judged before the transaction begins, so that the database copies one chunk while the next is judged.
+        return self.prepare(batch, rows, upto=upto, digest=digest)()
+
+    def prepare(
+        self, batch: Batch, rows: Sequence[ManifestRow | BadRow], *, upto: int, digest: str
+    ) -> Callable[[], Taken]:
+        """See Door. Rows are judged before their transaction begins, while the database copies the chunk before."""
         good, bad = self._intake.judge(rows, batch.defaults, self._do)
-        return self._do(lambda connection: self._intake.store(connection, batch.id, Chunk(good, bad, upto, digest)))
+        chunk = Chunk(good, bad, upto, digest)
+        return lambda: self._do(lambda connection: self._intake.store(connection, batch.id, chunk))
 
     def open(self, batch: Batch) -> Batch:
         """See Door."""
@@ -124,6 +132,11 @@ class DirectDoor:
     def inputs(self) -> InputStore:
         """See Door."""
         return ObjectsStore(self._objects, self._owner)
+
+    @property
+    def manifests(self) -> OwnerObjects:
+        """The buckets that manifests are read from, as this owner may read them; of use while the door is open."""
+        return OwnerObjects(self._objects, self._settings, self._owner, OwnerNames(self._engine).name)
 
     @property
     def outputs(self) -> OutputStore:

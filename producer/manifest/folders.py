@@ -14,13 +14,13 @@ from typing import Any, Final
 
 from common.contract import MAX_PROMPT_CHARS, shorten
 from common.errors import Rejected
-from common.objects import Objects
 from producer.manifest.local_paths import Places
 from producer.manifest.options import Form, ManifestOptions
+from producer.manifest.owner_objects import OwnerObjects
 from producer.manifest.pairs import Pair, Pairing
 from producer.manifest.row import BadRow, Content, ManifestError, ManifestRow
 from producer.manifest.row_builder import RowBuilder, bad_text
-from producer.manifest.s3_location import S3Tree, has_keys, is_s3, prefix_of
+from producer.manifest.s3_location import S3Tree, below, has_keys, is_s3, prefix_of
 from producer.manifest.trees import CAPTION, IMAGE_EXTENSIONS, Listing, LocalTree, Tree
 
 IMAGES: Final = "images"
@@ -93,6 +93,8 @@ class FolderManifest:
             raise ValueError("cannot be read; check the file") from None
         except Rejected as error:
             raise ValueError(too_long if error.code == "object_too_large" else error.message) from None
+        except ManifestError as error:  # a name in the bucket that no URI can hold
+            raise ValueError(error.message) from None
         if len(data) > _MAX_CAPTION_BYTES:
             raise ValueError(too_long)
         try:
@@ -123,7 +125,7 @@ class FolderManifest:
         return False
 
 
-def open_folder(source: str, options: ManifestOptions, objects: Objects | None) -> FolderManifest:
+def open_folder(source: str, options: ManifestOptions, objects: OwnerObjects | None) -> FolderManifest:
     """Return the manifest that a folder or an s3:// prefix of images is.
 
     Raises ManifestError; of the store's trouble Unavailable and Transient.
@@ -148,9 +150,9 @@ def open_folder(source: str, options: ManifestOptions, objects: Objects | None) 
         raise ManifestError(f"{shorten(source)} cannot be read; give yourself the right to read it") from None
 
 
-def _open_prefix(source: str, options: ManifestOptions, objects: Objects | None) -> FolderManifest:
+def _open_prefix(source: str, options: ManifestOptions, objects: OwnerObjects | None) -> FolderManifest:
     objects, prefix = prefix_of(source, objects)
-    shown = objects.uri(prefix).rstrip("/")
+    shown = prefix.uri.rstrip("/")
     masks: Tree | None = None
     images: Tree = S3Tree(objects, prefix, shown)
     if options.masks is not None:
@@ -160,10 +162,12 @@ def _open_prefix(source: str, options: ManifestOptions, objects: Objects | None)
             masks = LocalTree(options.masks, str(options.masks), options.root)
         except OSError:
             raise ManifestError(f"there is no folder {shorten(str(options.masks))}; check the path") from None
-    elif has_keys(objects, f"{prefix}{IMAGES}/") and has_keys(objects, f"{prefix}{MASKS}/"):
-        images = S3Tree(objects, f"{prefix}{IMAGES}/", f"{shown}/{IMAGES}")
-        masks = S3Tree(objects, f"{prefix}{MASKS}/", f"{shown}/{MASKS}")
-    name = prefix.rstrip("/").rpartition("/")[2] or objects.bucket
+    else:
+        images_at, masks_at = below(prefix, f"{IMAGES}/"), below(prefix, f"{MASKS}/")
+        if has_keys(objects, images_at) and has_keys(objects, masks_at):
+            images = S3Tree(objects, images_at, f"{shown}/{IMAGES}")
+            masks = S3Tree(objects, masks_at, f"{shown}/{MASKS}")
+    name = prefix.key.rstrip("/").rpartition("/")[2] or prefix.bucket
     return FolderManifest(name, images, masks, options, Places(Path.cwd(), shown, False, shown))
 
 

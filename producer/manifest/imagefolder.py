@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Final
 
 from common.contract import shorten
 from common.errors import Rejected
-from common.objects import Objects
 from producer.manifest.open import open_manifest
 from producer.manifest.options import Form, ManifestOptions
+from producer.manifest.owner_objects import OwnerObjects
 from producer.manifest.parts import PartsManifest
 from producer.manifest.row import BadRow, LocalFile, ManifestError, ManifestRow
 from producer.manifest.s3_location import is_s3, prefix_of
@@ -50,7 +50,7 @@ class _Metadata:
     """Relative to the whole, with / at its end; "" is the whole."""
     form: Form
     options: ManifestOptions
-    objects: Objects | None
+    objects: OwnerObjects | None
 
     def open(self) -> _Part:
         """Return its rows. Raises ManifestError, Unavailable, Transient."""
@@ -81,7 +81,7 @@ class _Metadata:
         if self.objects is None:
             with open(self.source, "rb") as file:
                 return file.read(_START_BYTES)
-        with self.objects.stream(_key(self.source)) as read:
+        with self.objects.stream(self.objects.parse(self.source)) as read:
             return read(_START_BYTES)
 
     def _parquet_columns(self) -> Sequence[str]:
@@ -92,7 +92,7 @@ class _Metadata:
             path = Path(self.source)
             if self.objects is not None:
                 path = Path(folder) / "table"
-                self.objects.download(_key(self.source), path, max_bytes=_MAX_PARQUET_BYTES)
+                self.objects.download(self.objects.parse(self.source), path, max_bytes=_MAX_PARQUET_BYTES)
             try:
                 return list(pq.read_schema(path).names)
             except pa.ArrowException:
@@ -121,7 +121,7 @@ class _Part:
         return f"{self._folder}{image.name}" if isinstance(image, LocalFile) else None
 
 
-def open_imagefolder(source: str, options: ManifestOptions, objects: Objects | None) -> PartsManifest:
+def open_imagefolder(source: str, options: ManifestOptions, objects: OwnerObjects | None) -> PartsManifest:
     """Return the manifest that a folder or s3:// prefix with metadata files is.
 
     Raises ManifestError; of the store's trouble Unavailable and Transient.
@@ -129,8 +129,9 @@ def open_imagefolder(source: str, options: ManifestOptions, objects: Objects | N
     found: Iterator[str]
     if is_s3(source):
         objects, prefix = prefix_of(source, objects)
-        source = objects.uri(prefix).rstrip("/")
-        found = (key[len(prefix) :] for key, _ in objects.list_keys(prefix) if key.rpartition("/")[2] in METADATA)
+        source = prefix.uri.rstrip("/")
+        keys = (key[len(prefix.key) :] for key, _ in objects.list_keys(prefix))
+        found = (key for key in keys if key.rpartition("/")[2] in METADATA)
     else:
         if not options.local_files:
             raise ManifestError(f"{shorten(source)} is a path, and the server cannot read your files")
@@ -163,7 +164,3 @@ def _metadata_below(folder: str) -> Iterator[str]:
         for name in METADATA:
             if name in files:
                 yield Path(path, name).relative_to(folder).as_posix()
-
-
-def _key(uri: str) -> str:
-    return uri.removeprefix("s3://").partition("/")[2]

@@ -25,16 +25,17 @@ from producer.manifest.options import Form, ManifestOptions
 from producer.manifest.parts import PartsManifest
 from producer.manifest.row import BadRow, ManifestError, ManifestRow
 from producer.manifest.row_builder import RowBuilder
+from producer.manifest.s3_location import as_prefix, below, is_s3, location_of
 from producer.manifest.text import ByteSource, FileSource, StdinSource, first_bytes
 
 if TYPE_CHECKING:
-    from common.objects import Objects
+    from common.sources import ObjectSource
+    from producer.manifest.owner_objects import OwnerObjects
     from producer.manifest.parquet import ParquetManifest
 
     Table = JsonlManifest | DelimitedManifest | ParquetManifest
 
 STDIN: Final = "-"
-_S3: Final = "s3://"
 _MAX_TABLE_BYTES: Final = 64 * 2**30  # ten million rows of 6 KB each; it has to fit on the disk for temporary files
 _MAX_NAMES: Final = 100_000  # enough to tell a folder's form, and for the parts of any table
 _SUFFIXES: Final = {
@@ -71,15 +72,19 @@ class Manifest(Protocol):
         """
 
 
-def open_manifest(source: str, options: ManifestOptions, *, objects: Objects | None = None) -> Manifest:
+def open_manifest(source: str, options: ManifestOptions, *, objects: OwnerObjects | None = None) -> Manifest:
     """Return the manifest at `source`: a file, a folder, "-" (stdin) or, given `objects`, s3://bucket/key-or-prefix/.
 
-    Raises ManifestError; of the store's trouble Unavailable and Transient.
+    In buckets it looks at nothing but what the owner of `objects` may read. Raises ManifestError; of the store's
+    trouble Unavailable and Transient.
     """
     if source == STDIN:
         return _open_stdin(options)
-    if source.lower().startswith(_S3):
-        return _open_object(source, options, objects)
+    if is_s3(source):
+        try:
+            return _open_object(source, options, objects)
+        except Rejected as error:
+            raise ManifestError(f"{shorten(source)}: {error.message}") from None
     path = Path(source).expanduser()
     shards = source.endswith((".tar", ".tar.gz", ".tgz")) and "{" in source  # shard-{0000..0099}.tar names many
     try:
@@ -137,7 +142,7 @@ def form_of_names(names: Sequence[str]) -> Form:
 
 
 def _open_folder(
-    path: Path, source: str, form: Form | None, options: ManifestOptions, objects: Objects | None
+    path: Path, source: str, form: Form | None, options: ManifestOptions, objects: OwnerObjects | None
 ) -> Manifest:
     form = form or options.form
     names: list[str] = []
@@ -176,44 +181,40 @@ def _open_stdin(options: ManifestOptions) -> Manifest:
     return _open_table(form, source, options, _places(options, Path()))
 
 
-def _open_object(source: str, options: ManifestOptions, objects: Objects | None) -> Manifest:
-    if objects is None:
-        raise ManifestError(f"{shorten(source)}: manifests in a bucket cannot be read here; name a file or a folder")
-    bucket, _, key = source[len(_S3) :].partition("/")
-    if bucket != objects.bucket:
-        raise ManifestError(f"{shorten(source)} lies in a bucket that may not be read here; copy it to a file first")
+def _open_object(source: str, options: ManifestOptions, objects: OwnerObjects | None) -> Manifest:
+    objects, at = location_of(source, objects)
     names: list[str] = []
-    form = options.form or form_of_name(key)
-    is_prefix = not key or key.endswith("/") or (form is None and objects.size(key) is None)
+    form = options.form or form_of_name(at.key)
+    is_prefix = not at.key or at.key.endswith("/") or (form is None and objects.size(at) is None)
     if is_prefix and (form is None or form in _TABLES):
-        key = f"{key.rstrip('/')}/" if key else ""
-        names = [name[len(key) :] for name, _ in islice(objects.list_keys(key), _MAX_NAMES)]
+        at = as_prefix(at)
+        names = [key[len(at.key) :] for key, _ in islice(objects.list_keys(at), _MAX_NAMES)]
         form = form or form_of_names(names)
     if form is None:
         raise ManifestError(f"{shorten(source)}: its name does not tell its form; say it, such as --form csv")
     if form not in _TABLES:
         return _open_files(form, source, options, objects)
     if not is_prefix:
-        return _open_downloaded(form, key, options, objects)
+        return _open_downloaded(form, at, options, objects)
     parts = [name for name in names if form_of_name(name) is form and not _is_hidden(name) and "/" not in name]
     if not parts:
         raise ManifestError(f"{shorten(source)} holds no {form} file; check the prefix")
-    openers = [partial(_open_downloaded, form, f"{key}{name}", options, objects) for name in parts]
-    return PartsManifest(key.rstrip("/").rpartition("/")[2] or bucket, form, openers)
+    openers = [partial(_open_downloaded, form, below(at, name), options, objects) for name in parts]
+    return PartsManifest(at.key.rstrip("/").rpartition("/")[2] or at.bucket, form, openers)
 
 
-def _open_downloaded(form: Form, key: str, options: ManifestOptions, objects: Objects) -> Table:
-    """Return the table under `key`, from a copy that lives as long as it: reading may take hours, with long pauses."""
+def _open_downloaded(form: Form, at: ObjectSource, options: ManifestOptions, objects: OwnerObjects) -> Table:
+    """Return the table there, from a copy that lives as long as it: reading may take hours, with long pauses."""
     folder = tempfile.mkdtemp(prefix="fillfleet-manifest-")
     try:
         copy = Path(folder) / "table"
-        objects.download(key, copy, max_bytes=_MAX_TABLE_BYTES)
-        above = objects.uri(key).rpartition("/")[0]
+        objects.download(at, copy, max_bytes=_MAX_TABLE_BYTES)
+        above = at.uri.rpartition("/")[0]
         places = _places(options, copy.parent) if options.root else Places(copy.parent, above, False, above)
-        manifest = _open_table(form, FileSource(copy, key.rpartition("/")[2]), options, places)
+        manifest = _open_table(form, FileSource(copy, at.key.rpartition("/")[2]), options, places)
     except Rejected as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise ManifestError(f"{shorten(objects.uri(key))}: {error.message}") from None
+        raise ManifestError(f"{shorten(at.uri)}: {error.message}") from None
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -237,7 +238,7 @@ def _open_table(form: Form, source: ByteSource, options: ManifestOptions, places
     return ParquetManifest(source.path, source.name, options, builder)
 
 
-def _open_files(form: Form, source: str, options: ManifestOptions, objects: Objects | None) -> Manifest:
+def _open_files(form: Form, source: str, options: ManifestOptions, objects: OwnerObjects | None) -> Manifest:
     # Each brings along more than most commands need.
     if form is Form.WEBDATASET:
         from producer.manifest.webdataset import open_webdataset

@@ -1,4 +1,4 @@
-"""The tars of a dataset, by name: one, a folder of them, or shard-{000..012}.tar; on this machine or in the bucket."""
+"""The tars of a dataset, by name: one, a folder of them, or shard-{000..012}.tar; on this machine or in a bucket."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import io
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from common.contract import shorten
-from common.objects import Objects
+from common.sources import ObjectSource
+from producer.manifest.owner_objects import OwnerObjects
 from producer.manifest.row import ManifestError
-from producer.manifest.s3_location import S3File, is_s3, key_of
+from producer.manifest.s3_location import S3File, as_prefix, is_s3, location_of
 from producer.manifest.trees import is_hidden
 
 MAX_SHARDS: Final = 100_000
@@ -30,12 +31,22 @@ class Shard:
     name: str
     """For messages and ids, such as shard-0001.tar."""
     place: str
-    """The path, or the key in the bucket."""
-    objects: Objects | None = None
+    """The path, or the key in its bucket."""
+    objects: OwnerObjects | None = None
+    bucket: str = ""
+
+    @property
+    def folder(self) -> str:
+        """Where the tar lies: a path, or an s3:// URI; without / at its end."""
+        return str(Path(self.place).parent) if self.objects is None else self._at.uri.rpartition("/")[0]
+
+    @property
+    def _at(self) -> ObjectSource:
+        return ObjectSource(self.bucket, self.place)
 
     def open(self) -> io.BufferedReader:
         """Return the bytes as they lie there, front to back. Raises OSError, FillfleetError."""
-        raw = io.FileIO(self.place) if self.objects is None else S3File(self.objects, self.place)
+        raw = io.FileIO(self.place) if self.objects is None else S3File(self.objects, self._at)
         return io.BufferedReader(raw, _BUFFER_BYTES)
 
     @property
@@ -45,14 +56,17 @@ class Shard:
         return self.name[: len(self.name) - len(ending)]
 
 
-def find_shards(source: str, objects: Objects | None) -> list[Shard]:
-    """Return the tars that `source` names, in order. Raises ManifestError where there is none or one is missing."""
+def find_shards(source: str, objects: OwnerObjects | None) -> list[Shard]:
+    """Return the tars that `source` names, in order. Raises ManifestError where there is none or one is missing.
+
+    Raises Unavailable and Transient of the store, and Rejected where its bucket cannot be read.
+    """
     shards = _in_bucket(source, objects) if is_s3(source) else _on_disk(source)
     if not shards:
         raise ManifestError(f"{shorten(source)} holds no tar ({', '.join(ENDINGS)}); name the folder that holds them")
     names = {shard.name for shard in shards}
     if len(names) < len(shards):  # {a,b}/000.tar
-        return [Shard(shard.place, shard.place, shard.objects) for shard in shards]
+        return [replace(shard, name=shard.place) for shard in shards]
     return shards
 
 
@@ -109,18 +123,19 @@ def _on_disk(source: str) -> list[Shard]:
     return shards
 
 
-def _in_bucket(source: str, objects: Objects | None) -> list[Shard]:
-    objects, key = key_of(source, objects)
-    if key.lower().endswith(ENDINGS):
-        shards = [Shard(place.rpartition("/")[2], place, objects) for place in _expanded(key)]
-        for shard in shards:
-            if objects.size(shard.place) is None:
-                raise ManifestError(f"there is no object {shorten(objects.uri(shard.place))}; check its name")
-        return shards
-    prefix = key if not key or key.endswith("/") else f"{key}/"
+def _in_bucket(source: str, objects: OwnerObjects | None) -> list[Shard]:
+    objects, at = location_of(source, objects)
+    if at.key.lower().endswith(ENDINGS):
+        # Each by itself has to be the owner's to read: what stands in braces may lead anywhere.
+        places = [ObjectSource(at.bucket, key) for key in _expanded(at.key)]
+        for place in places:
+            if objects.size(place) is None:
+                raise ManifestError(f"there is no object {shorten(place.uri)}; check its name")
+        return [Shard(place.key.rpartition("/")[2], place.key, objects, at.bucket) for place in places]
+    prefix = as_prefix(at)
     found = []
-    for place, _ in objects.list_keys(prefix):
-        name = place[len(prefix) :]
+    for key, _ in objects.list_keys(prefix):
+        name = key[len(prefix.key) :]
         if "/" not in name and name.lower().endswith(ENDINGS) and not is_hidden(name):
-            found.append(Shard(name, place, objects))
+            found.append(Shard(name, key, objects, at.bucket))
     return sorted(found, key=lambda shard: shard.name.encode())

@@ -15,10 +15,10 @@ from tarfile import TarInfo
 from typing import Any, Final
 
 from common.contract import shorten
-from common.objects import Objects
 from producer.manifest.jsonl import JsonlManifest
 from producer.manifest.local_paths import Places
 from producer.manifest.options import Form, ManifestOptions
+from producer.manifest.owner_objects import OwnerObjects
 from producer.manifest.row import BadRow, Content, InlineContent, ManifestError, ManifestRow, NoRows
 from producer.manifest.row_builder import RowBuilder, bad_text
 from producer.manifest.s3_location import is_s3
@@ -116,7 +116,7 @@ class WebdatasetManifest:
         return text
 
 
-def open_webdataset(source: str, options: ManifestOptions, objects: Objects | None) -> WebdatasetManifest:
+def open_webdataset(source: str, options: ManifestOptions, objects: OwnerObjects | None) -> WebdatasetManifest:
     """Return the manifest that one or more tars are: a file, a folder or prefix of them, shard-{000..012}.tar.
 
     Raises ManifestError; of the store's trouble Unavailable and Transient.
@@ -126,10 +126,10 @@ def open_webdataset(source: str, options: ManifestOptions, objects: Objects | No
     shards = find_shards(source, objects)
     name = source.rstrip("/").rpartition("/")[2] or source
     if is_s3(source):
-        above = source.rpartition("/")[0]
+        above = shards[0].folder
         places = Places(Path.cwd(), above, False, above)
     else:
-        root = options.root or Path(shards[0].place).parent
+        root = options.root or Path(shards[0].folder)
         places = Places(root, str(root), options.local_files)
     return WebdatasetManifest(name, shards, options, places)
 

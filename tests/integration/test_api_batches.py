@@ -113,6 +113,12 @@ def test_a_list_pages_from_the_newest_and_filters_by_state_and_name(account: Acc
         ({"manifest": "products.csv"}, 'manifest: "products.csv" must begin with https://'),
         ({"manifest": "s3://elsewhere/a.csv"}, "you may not read here"),
         ({"manifest": "s3://BUCKET/uploads/0195d3c1c8a67cf0a3f0b0c5a1b2c3d4/a.csv"}, "is not yours"),
+        ({"manifest": "s3://BUCKET/uploads/0195d3c1c8a67cf0a3f0b0c5a1b2c3d4/"}, "is not yours"),
+        ({"manifest": "s3://BUCKET/uploads/"}, "is not yours"),
+        ({"manifest": "s3://BUCKET/"}, "is not yours"),
+        ({"manifest": "s3://BUCKET"}, "is not yours"),
+        ({"manifest": "s3://BUCKET/uploads/OWNER//"}, "empty part"),
+        ({"manifest": IMAGE, "options": {"mask": "s3://BUCKET/uploads/OWNER/"}}, "options.mask: "),
         ({"manifest": "s3://BUCKET/uploads/OWNER/../a.csv"}, '".."'),
         (
             {"manifest": IMAGE, "options": {"from": "csv"}},
@@ -179,7 +185,9 @@ def test_a_manifest_that_the_server_reads_is_kept_as_its_reader_needs_it(api: Ap
     ("source", "stored"),
     [
         ("https://example.com/a.csv?x=1", "https://example.com/a.csv?x=1"),
-        ("s3://BUCKET/uploads/OWNER/set/", "s3://BUCKET/uploads/OWNER/set"),
+        ("s3://BUCKET/uploads/OWNER/set/", "s3://BUCKET/uploads/OWNER/set/"),
+        ("s3://BUCKET/uploads/OWNER/", "s3://BUCKET/uploads/OWNER/"),
+        ("s3://BUCKET/uploads/OWNER", "s3://BUCKET/uploads/OWNER"),
         ("s3://BUCKET/inputs/OWNER/shard-{0000..0009}.tar", "s3://BUCKET/inputs/OWNER/shard-{0000..0009}.tar"),
     ],
 )

@@ -20,6 +20,9 @@ from infra.embedded.servers import EmbeddedServers
 from producer.manifest.open import open_manifest
 from producer.manifest.options import Form, ManifestOptions
 from producer.manifest.row import BadRow, ManifestError, ManifestRow
+from tests.support.manifests import owned
+
+OWNER = new_id()
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +42,12 @@ def objects(servers: EmbeddedServers) -> Iterator[Objects]:
 
 @pytest.fixture
 def folder() -> str:
-    return f"uploads/{new_id().hex}"
+    return f"uploads/{OWNER.hex}/{new_id().hex}"
 
 
 def rows_of(objects: Objects, key: str, **options: Any) -> list[ManifestRow | BadRow]:
-    return list(open_manifest(objects.uri(key), ManifestOptions(**options), objects=objects).rows())
+    manifest = open_manifest(objects.uri(key), ManifestOptions(**options), objects=owned(objects, OWNER))
+    return list(manifest.rows())
 
 
 def test_a_table_in_the_bucket_is_read_and_its_relative_paths_are_objects_beside_it(
@@ -69,7 +73,7 @@ def test_parts_below_a_prefix_are_one_table(objects: Objects, folder: str) -> No
         objects.put(f"{folder}/part-{number}.parquet", file.getvalue(), "application/octet-stream")
     objects.put(f"{folder}/_SUCCESS", b"", "text/plain")
     for key in (f"{folder}/", folder):
-        manifest = open_manifest(objects.uri(key), ManifestOptions(), objects=objects)
+        manifest = open_manifest(objects.uri(key), ManifestOptions(), objects=owned(objects, OWNER))
         assert (manifest.form, manifest.name) == (Form.PARQUET, folder.rpartition("/")[2])
         for _ in range(2):
             assert [row.number for row in manifest.rows()] == [1, 2, 3, 4]
@@ -79,10 +83,10 @@ def test_what_cannot_be_read_in_the_bucket_says_why(objects: Objects, folder: st
     objects.put(f"{folder}/rows", b"image\nx\n", "text/csv")
     for source, options, words in (
         (objects.uri(f"{folder}/missing.csv"), ManifestOptions(), "missing.csv': the object does not exist"),
-        ("s3://another-bucket/t.csv", ManifestOptions(), "lies in a bucket that may not be read here"),
+        ("s3://another-bucket/t.csv", ManifestOptions(), "lies in a bucket or folder that you may not read here"),
         (objects.uri(f"{folder}/rows"), ManifestOptions(), "its name does not tell its form; say it"),
         (objects.uri(f"{folder}/"), ManifestOptions(form=Form.CSV), "holds no csv file; check the prefix"),
     ):
         with pytest.raises(ManifestError) as caught:
-            list(open_manifest(source, options, objects=objects).rows())
+            list(open_manifest(source, options, objects=owned(objects, OWNER)).rows())
         assert words in caught.value.message

@@ -400,13 +400,25 @@ def test_an_allowed_folder_of_another_bucket_is_read_where_it_lies(servers: Embe
         assert ours.size("photos/a.png") is None, "our own bucket has no such object"
         assert ours.size("photos/b.png", bucket=theirs.bucket) is None
         assert ours.download("photos/a.png", tmp_path / "a", max_bytes=7, bucket=theirs.bucket) == fetched.sha256
+        assert list(ours.list_keys("photos/", bucket=theirs.bucket)) == [("photos/a.png", 7)]
+        assert list(ours.list_folder("", bucket=theirs.bucket)) == [("photos/", None)]
+        assert list(ours.list_keys("photos/")) == []
+        with ours.stream("photos/a.png", start=3, bucket=theirs.bucket) as read:
+            assert read(100) == b"ture"
         with pytest.raises(Rejected) as caught:
             ours.get("photos/b.png", max_bytes=100, bucket=theirs.bucket)
         assert caught.value.code == "object_not_found"
         # An operator's slip fails the jobs that need it; an outage of ours would stop all of them.
-        with pytest.raises(Rejected) as caught:
-            ours.get("x/a.png", max_bytes=100, bucket="no-such-bucket")
-        assert refusal(caught.value, servers) == "bucket_not_readable"
+        for bucket in ("no-such-bucket", "named-by-no-entry"):
+            for call in (
+                lambda bucket: ours.get("x/a.png", max_bytes=100, bucket=bucket),
+                lambda bucket: next(ours.list_keys("x/", bucket=bucket)),
+                lambda bucket: next(ours.list_folder("x/", bucket=bucket)),
+                lambda bucket: ours.stream("x/a.png", bucket=bucket).__enter__(),
+            ):
+                with pytest.raises(Rejected) as caught:
+                    call(bucket)
+                assert refusal(caught.value, servers) == "bucket_not_readable"
     finally:
         theirs.close()
         ours.close()

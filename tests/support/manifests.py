@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
+from common.objects import Objects
+from common.settings import Environment, Settings
 from producer.manifest.open import open_manifest
 from producer.manifest.options import ManifestOptions
+from producer.manifest.owner_objects import OwnerObjects
 from producer.manifest.row import BadRow, ManifestError, ManifestRow
 
 
@@ -23,6 +27,12 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
 def read(path: Path | str, **options: Any) -> list[ManifestRow | BadRow]:
     """Return all rows."""
     return list(open_manifest(str(path), ManifestOptions(**options)).rows())
+
+
+def owned(objects: Objects, owner: UUID, name: str = "alice", allowed: str = "") -> OwnerObjects:
+    """Return the buckets as the owner of that id and name may read them; `allowed` is S3_READ_PREFIXES."""
+    values = {"fillfleet_env": Environment.TEST, "s3_bucket": objects.bucket, "s3_read_prefixes": allowed}
+    return OwnerObjects(objects, Settings.model_validate(values), owner, {owner: name}.get)
 
 
 def good(path: Path | str, **options: Any) -> list[ManifestRow]:

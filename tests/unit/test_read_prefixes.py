@@ -27,17 +27,17 @@ def settings(allowed: str = ALLOWED) -> Settings:
     return Settings.model_validate(values)
 
 
-def may_read(text: str, owner: UUID, allowed: str = ALLOWED) -> bool:
+def may_read(text: str, owner: UUID, allowed: str = ALLOWED, *, folders: bool = False) -> bool:
     """Return whether `owner` may name `text`; every refusal is a Rejected that says why."""
     try:
-        source = parse_source(text, settings(allowed), what="image")
-        check_source_owner(source, owner, settings(allowed), name_of=NAMES.get, what="image")
+        source = parse_source(text, settings(allowed), what="image", folders=folders)
+        check_source_owner(source, owner, settings(allowed), name_of=NAMES.get, what="image", folders=folders)
     except Rejected as error:  # most texts are refused, and none may fail otherwise
         assert error.code in {"source_forbidden", "source_invalid"}  # noqa: PT017
         assert error.message.startswith("image: ")  # noqa: PT017
         return False
     assert isinstance(source, ObjectSource)
-    assert source.uri == text
+    assert source.uri in {text, f"{text}/"}
     return True
 
 
@@ -77,6 +77,40 @@ def may_read(text: str, owner: UUID, allowed: str = ALLOWED) -> bool:
 )
 def test_an_entry_opens_whole_folders_to_whom_it_names(text: str, readers: set[UUID]) -> None:
     assert {owner for owner in (ALICE, BOB) if may_read(text, owner)} == readers
+
+
+@pytest.mark.parametrize(
+    ("text", "readers"),
+    [
+        ("s3://photos/summer/2026/", {ALICE}),
+        ("s3://photos/summer/2026", {ALICE}),
+        ("s3://photos/summer/2026/deep/", {ALICE}),
+        ("s3://photos/summer/202/", set()),
+        ("s3://photos/summer/20260/", set()),
+        ("s3://photos/summer/", set()),
+        ("s3://photos/", set()),
+        ("s3://photos", set()),
+        ("s3://photos/summer/2026//", set()),
+        ("s3://photos/summer/2026/../", set()),
+        ("s3://photos//", set()),
+        ("s3://bobs/", {BOB}),
+        ("s3://bobs", {BOB}),
+        ("s3://stock/free/", {ALICE, BOB}),
+        ("s3://fills/", set()),
+        ("s3://fills/uploads/", set()),
+        (f"s3://fills/uploads/{ALICE.hex}/", {ALICE}),
+        (f"s3://fills/uploads/{ALICE.hex}", {ALICE}),
+        (f"s3://fills/uploads/{ALICE.hex}0/", set()),
+        (f"s3://fills/uploads/{ALICE.hex[:-1]}", set()),
+        (f"s3://fills/uploads/{ALICE.hex}/../{BOB.hex}/", set()),
+        (f"s3://fills/other/{ALICE.hex}/", set()),
+        ("s3://fills/shared/alice/", {ALICE}),
+        ("s3://fills/shared/", set()),
+        ("s3://elsewhere/", set()),
+    ],
+)
+def test_a_whole_folder_is_open_to_whom_all_of_it_is_open(text: str, readers: set[UUID]) -> None:
+    assert {owner for owner in (ALICE, BOB) if may_read(text, owner, folders=True)} == readers
 
 
 def test_by_default_nothing_is_allowed() -> None:
