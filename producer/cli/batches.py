@@ -122,7 +122,7 @@ def _show(door: Door, batch: Batch, *, as_json: bool) -> None:
 
 def _table(found: Sequence[Batch]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("batch", overflow="ellipsis", no_wrap=True)
+    table.add_column("batch", overflow="fold")  # never cut off: it is what the other commands are given
     table.add_column("state", no_wrap=True)
     for name in ("rows", "done", "failed", "left", "bad"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -31,6 +31,7 @@ GO_ON: Final = "producer.cli.go_on"
 _FLEET: Final = "Which fleet"
 _ADVICE: Final = {
     "database_unavailable": "; check DATABASE_URL and that PostgreSQL runs, then give the same command again",
+    "fleet_away": "; check the address and that the API runs",
     "batch_exists": " (--name NAME)",
     "row_changed": " (--name NAME)",
 }

@@ -104,7 +104,7 @@ def submit(ctx: click.Context, /, access: Access, **given: Any) -> None:
 
 def open_wished(wish: Wish, fleet: Fleet) -> Reading:
     """Return the manifest, open. Raises ManifestError, and Rejected where only the fleet could read it."""
-    if wish.is_remote and (fleet.objects is None or not wish.source.lower().startswith("s3://")):
+    if _read_by_fleet(wish, fleet):
         raise Rejected("manifest_remote", f"{wish.source} can only be read by the fleet itself; download it first")
     return Reading(open_manifest(wish.source, wish.options, objects=fleet.objects), wish.limit)
 
