@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime
-from typing import Final
 
 from common.contract import BatchState, Status
 from common.lifecycle.counts import CANCELLED
 from producer.batches import Batch
 from producer.report.figures import count, duration, rate, when
 from producer.report.markup import code, isolated, plain
-from producer.report.pictures import place_of
+from producer.report.origins import version_text
 from producer.report.summary import Summary
-
-_SHOWN: Final = 50
-"""Of LoRAs and model versions."""
 
 
 def render_head(batch: Batch, summary: Summary, made_at: datetime, *, missing: int) -> str:
@@ -32,9 +27,7 @@ def render_head(batch: Batch, summary: Summary, made_at: datetime, *, missing: i
 <span class="soft">batch {code(batch.id.hex)}, as it stood {when(made_at)}</span></p>
 {notes}
 <div class="tiles">{tiles}</div>
-<dl>{facts}</dl>
-{_loras(summary)}
-{_versions(summary)}"""
+<dl>{facts}</dl>"""
 
 
 def _tiles(batch: Batch, summary: Summary) -> Iterator[tuple[str, str, bool]]:
@@ -53,7 +46,7 @@ def _tiles(batch: Batch, summary: Summary) -> Iterator[tuple[str, str, bool]]:
     if summary.images_per_minute is not None:
         yield rate(summary.images_per_minute), "images a minute", False
     if summary.seconds is not None:
-        yield duration(1000 * summary.seconds), "from first start to last end", False
+        yield duration(1000 * summary.seconds), "first start to last end", False
 
 
 def _notes(batch: Batch, summary: Summary, missing: int) -> Iterator[str]:
@@ -82,42 +75,6 @@ def _facts(batch: Batch, summary: Summary) -> Iterator[tuple[str, str]]:
     yield "Priority", str(batch.priority)
     if len(summary.versions) == 1:
         (version,) = summary.versions
-        yield "Model", _version(version)
-    if summary.flagged:
-        yield "Flagged", count(summary.flagged, "image")
-
-
-def _loras(summary: Summary) -> str:
-    if not summary.loras:
-        return ""
-    most = sorted(summary.loras.items(), key=lambda item: (-item[1], item[0].path))[:_SHOWN]
-    rows = "".join(
-        f"<tr><td>{isolated(place_of(lora.path) if '://' in lora.path else lora.path)}</td>"
-        f"<td>{code(lora.sha256) if lora.sha256 else 'not known'}</td>"
-        f"<td>{code(lora.revision) if lora.revision else '-'}</td>"
-        f'<td class="number">{count(number)}</td></tr>'
-        for lora, number in most
-    )
-    return f"""<h2>LoRAs</h2>
-<div class="scroll" tabindex="0" role="region" aria-label="LoRAs"><table>
-<tr><th>LoRA</th><th>sha256 of its file</th><th>Revision</th><th class="number">Rows</th></tr>{rows}</table></div>"""
-
-
-def _versions(summary: Summary) -> str:
-    if len(summary.versions) < 2:
-        return ""
-    most = sorted(summary.versions.items(), key=lambda item: (-item[1], item[0]))[:_SHOWN]
-    rows = "".join(
-        f'<tr><td class="long">{_version(version)}</td><td class="number">{count(number)}</td></tr>'
-        for version, number in most
-    )
-    return f"""<h2>Model versions</h2>
-<div class="scroll" tabindex="0" role="region" aria-label="Model versions"><table>
-<tr><th>Version</th><th class="number">Rows</th></tr>{rows}</table></div>"""
-
-
-def _version(text: str) -> str:
-    version = json.loads(text)
-    if not isinstance(version, Mapping):
-        return code(text)
-    return ", ".join(f"{plain(name)} {code(value)}" for name, value in version.items())
+        yield "Model", version_text(version)
+    elif summary.versions:
+        yield "Model", f'<a href="#versions">{len(summary.versions)} versions</a>'

@@ -22,6 +22,7 @@ from producer.report.charts import latency_chart, timeline_chart
 from producer.report.figures import count
 from producer.report.head import render_head
 from producer.report.markup import plain
+from producer.report.origins import loras_table, versions_table
 from producer.report.summary import Summary
 from producer.report.tables import causes_table, rejects_table, workers_table
 from producer.report.thumbnails import Thumbnail, Wanted
@@ -52,8 +53,19 @@ def render_page(contents: Contents) -> str:
         "base-uri 'none'; form-action 'none'"
     )
     batch, summary = contents.batch, contents.summary
-    shown = {row.get("row") for row in contents.rows}
+    failed = {str(row["error_code"]): row for row in reversed(contents.rows) if row.get("error_code") is not None}
     missing = sum(one.data_uri is None and not one.expected for one in contents.thumbnails.values())
+    sections = (
+        ("causes", "Failures", causes_table(batch, summary, failed)),
+        ("rejects", "Bad rows", rejects_table(batch, contents.rejects)),
+        ("rates", "Rate and times", _charts(summary)),
+        ("workers", "Workers", workers_table(summary)),
+        ("loras", "LoRAs", loras_table(summary)),
+        ("versions", "Model versions", versions_table(summary)),
+        ("rows", "Rows", _rows(contents)),
+    )
+    links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, html in sections if html)
+    body = "\n".join(html for _, _, html in sections if html)
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -68,11 +80,8 @@ def render_page(contents: Contents) -> str:
 <a class="skip" href="#rows">To the rows</a>
 <main>
 {render_head(batch, summary, contents.made_at, missing=missing)}
-{causes_table(batch, summary, shown)}
-{rejects_table(batch, contents.rejects)}
-{_charts(summary)}
-{workers_table(summary)}
-{_rows(contents)}
+<nav aria-label="On this page">{links}</nav>
+{body}
 </main>
 <script>{script}</script>
 </body>
@@ -89,7 +98,7 @@ def _charts(summary: Summary) -> str:
     )
     if not any(charts):
         return ""
-    return f'<h2>Rate and times, of all rows</h2><div class="charts">{"".join(charts)}</div>'
+    return f'<h2 id="rates">Rate and times, of all rows</h2><div class="charts">{"".join(charts)}</div>'
 
 
 def _rows(contents: Contents) -> str:
