@@ -16,7 +16,7 @@ from urllib.parse import quote
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from common.contract import Problem, Status, Text, shorten
 from producer.api import batch_docs, openapi
@@ -25,6 +25,7 @@ from producer.api.batch_lookup import known_batch
 from producer.api.envelope import invalid
 from producer.api.own_fields import own_query
 from producer.api.services import Services, ServicesOf
+from producer.api.stream import BreakableStream
 from producer.batch_wire import RejectWire, parse_position
 from producer.batches import Batch, read_rejects
 from producer.results import csv, ndjson, parquet
@@ -143,14 +144,14 @@ async def rejects(batch: str, request: Request, caller: CallerOf, services: Serv
     return _stream(services, lines(), ndjson.MEDIA_TYPE, f"{found.name}-rejects.jsonl")
 
 
-def _stream(services: Services, pieces: Iterator[bytes], media_type: str, name: str) -> StreamingResponse:
+def _stream(services: Services, pieces: Iterator[bytes], media_type: str, name: str) -> BreakableStream:
     plain = _PLAIN.sub("_", name)
     headers = {
         "Content-Disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}",
         "Cache-Control": "no-store",
         "X-Content-Type-Options": "nosniff",
     }
-    return StreamingResponse(services.streamed(_joined(pieces)), media_type=media_type, headers=headers)
+    return BreakableStream(services.streamed(_joined(pieces)), media_type=media_type, headers=headers)
 
 
 def _joined(pieces: Iterator[bytes]) -> Generator[bytes, None, None]:

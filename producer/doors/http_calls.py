@@ -26,6 +26,7 @@ from common.telemetry import get_logger
 from common.urls import BadUrl, shown, split_http_url
 
 log = get_logger(__name__)
+T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
 PATIENCE_SECONDS: Final = 120.0
@@ -78,7 +79,7 @@ class Patience:
         pause = min(_LONGEST_PAUSE_SECONDS, 0.5 * 2.0**self._tries) * random.uniform(0.5, 1.0)  # noqa: S311 - a pause
         pause = max(pause, asked_seconds or 0.0)
         if time.monotonic() + pause > self._until:
-            raise Transient("fleet_away", f"{message}; tried again for {self._seconds:.0f} s: repeat this later")
+            raise Transient("fleet_away", f"{message}; tried again for {self._seconds:g} s: repeat this later")
         if self._tries == 0:
             self._on_trouble(f"{message}; trying again")
         self._tries += 1
@@ -131,7 +132,7 @@ class Calls:
         with closing(answer):
             yield _split(answer)
 
-    def repeated(self, call: Callable[[], M | requests.Response]) -> Any:
+    def repeated(self, call: Callable[[], T]) -> T:
         """Return what `call` returns, called again while the server is away. Raises Transient when patience ends."""
         patience = self.patience()
         while True:

@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import is_dataclass, replace
 from datetime import datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
-import requests
 
 from common import lifecycle
 from common.contract import InvalidRequest, Status
-from common.errors import FillfleetError, Rejected, Transient
-from common.ids import new_id
+from common.errors import FillfleetError, Rejected
 from common.lifecycle import NewBatch
-from common.objects import output_key
 from producer.doors.direct import DirectDoor
 from producer.doors.door import Door
 from producer.doors.http import HttpDoor
-from producer.input_files import InputFiles
-from producer.input_journal import InputJournal
 from producer.manifest import BadRow, InlineContent, ManifestRow
-from producer.results.outputs import Output, fetch_output
 from producer.results.read import Position, RowFilter
 from tests.support.api import PNG, Account, Api
 
@@ -44,9 +33,7 @@ ROWS: list[ManifestRow | BadRow] = [
     ManifestRow(7, "a.csv, line 8", {"image": IMAGE, "prompt": "half \ud83d a pair"}, "sku-7"),
     ManifestRow(8, "a.csv, line 9", {"image": IMAGE, "seed": 10**300, "\udc80": {"a": [None, 1.5]}}, "sku-8"),
     ManifestRow(9, "a.csv, line 10", {}, files={"image": InlineContent(PNG, "x.png")}),
-    ManifestRow(
-        10, "a.csv, line 11", {"image": IMAGE, "prompt": "a fox"}, extra={"nan": float("inf"), "n": "\x00"}
-    ),
+    ManifestRow(10, "a.csv, line 11", {"image": IMAGE, "prompt": "a fox"}, extra={"nan": float("inf"), "n": "\x00"}),
     ManifestRow(11, "", {"image": IMAGE}, "x" * 513),
 ]
 
