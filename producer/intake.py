@@ -49,6 +49,7 @@ MAX_EXTRA_COLUMNS: Final = 500
 _FOR_SINGLE_JOBS: Final = frozenset({"enable_sync_mode", "enable_base64_output"})
 _FIELDS: Final = frozenset(FillRequest.model_fields) - _FOR_SINGLE_JOBS
 _SEED: Final = {"seed"}
+_sorted_json: Final = json.JSONEncoder(sort_keys=True).encode
 _ROW_DEFAULTS: Final[Mapping[str, Any]] = {"size": MATCH}
 """A picture of a dataset keeps its own size, unless the batch or the row says otherwise."""
 
@@ -169,7 +170,7 @@ class Intake:
         _check_row(row)
         request = self._resolver.resolve(parse_request({**defaults, **row.body}), ask)
         asked = request.model_dump_json(exclude=_SEED)
-        hashed = f"{request.seed}{asked}{json.dumps(row.extra, sort_keys=True) if row.extra else ''}"
+        hashed = f"{request.seed}{asked}{_sorted_json(row.extra) if row.extra else ''}"
         seed = request.seed if request.seed >= 0 else draw_seed()
         return NewRow(
             number=row.number,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from common.lifecycle import NewBatch, Reject
@@ -35,6 +35,14 @@ class Door(Protocol):
         """Send a chunk of rows without files, up to the row number `upto`; may be repeated.
 
         Raises Rejected (row_changed) where the batch has one of these rows with other content.
+        """
+
+    def prepare(
+        self, batch: Batch, rows: Sequence[ManifestRow | BadRow], *, upto: int, digest: str
+    ) -> Callable[[], Taken]:
+        """Do the part of `send` that can be done while the chunk before is on its way; the returned call does the rest.
+
+        The calls are made in the order of the chunks, one at a time. Both raise as `send` does.
         """
 
     def open(self, batch: Batch) -> Batch:

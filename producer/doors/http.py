@@ -74,17 +74,15 @@ class HttpDoor:
         return self._calls.json(BatchWire, "POST", PREFIX, json=wish).batch()
 
     def send(self, batch: Batch, rows: Sequence[ManifestRow | BadRow], *, upto: int, digest: str) -> Taken:
+        """See Door."""
+        return self.prepare(batch, rows, upto=upto, digest=digest)()
+
+    def prepare(
+        self, batch: Batch, rows: Sequence[ManifestRow | BadRow], *, upto: int, digest: str
+    ) -> Callable[[], Taken]:
         """See Door. What is too long for one request goes in several, each of which is taken wholly or not at all."""
-        path = f"{_path(batch)}/rows"
-        total = Taken(0, 0, 0, batch.cursor)
         bodies = list(pieces(rows, _PIECE_BYTES)) or [(b"", upto)]
-        for number, (body, last) in enumerate(bodies, 1):
-            # Only the last piece is where the sender's digest holds.
-            params = {"upto": upto, "digest": digest} if number == len(bodies) else {"upto": last, "digest": ""}
-            headers = {"Content-Type": ROWS_TYPE}
-            wire = self._calls.json(TakenWire, "POST", path, params=params, data=body, headers=headers)
-            total = Taken(total.new + wire.new, total.same + wire.same, total.rejected + wire.rejected, wire.cursor)
-        return total
+        return lambda: self._send(batch, bodies, upto, digest)
 
     def open(self, batch: Batch) -> Batch:
         """See Door."""
@@ -180,6 +178,17 @@ class HttpDoor:
     def close(self) -> None:
         """See Door."""
         self._calls.close()
+
+    def _send(self, batch: Batch, bodies: Sequence[tuple[bytes, int]], upto: int, digest: str) -> Taken:
+        total = Taken(0, 0, 0, batch.cursor)
+        for number, (body, last) in enumerate(bodies, 1):
+            # Only the last piece is where the sender's digest holds.
+            params = {"upto": upto, "digest": digest} if number == len(bodies) else {"upto": last, "digest": ""}
+            headers = {"Content-Type": ROWS_TYPE}
+            path = f"{_path(batch)}/rows"
+            wire = self._calls.json(TakenWire, "POST", path, params=params, data=body, headers=headers)
+            total = Taken(total.new + wire.new, total.same + wire.same, total.rejected + wire.rejected, wire.cursor)
+        return total
 
     def _wish(self, batch: Batch, wish: str) -> Batch:
         return self._calls.json(BatchWire, "POST", f"{_path(batch)}/{wish}").batch()

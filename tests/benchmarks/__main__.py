@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.embedded.servers import EmbeddedServers
-from tests.benchmarks import control
+from tests.benchmarks import control, submit
 
-ROWS = {"control": control.measure}
+ROWS = {"control": control.measure, "submit": submit.measure}
 REPORT = Path("build/bench.json")
 
 
