@@ -13,8 +13,11 @@ import pytest
 from common.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("up", "api", "dispatcher", "worker", "flower", "migrate", "keys", "lora")
-HEAVY = ("torch", "diffusers", "transformers", "celery", "fastapi", "sqlalchemy", "boto3", "PIL", "numpy")
+COMMANDS = (
+    *("up", "api", "dispatcher", "worker", "flower", "migrate", "keys", "lora"),
+    *("submit", "status", "watch", "results", "retry", "cancel", "pause", "resume", "report"),
+)
+HEAVY = ("torch", "diffusers", "transformers", "celery", "fastapi", "sqlalchemy", "boto3", "PIL", "numpy", "pyarrow")
 NOBODY = "postgresql://app:hunter2@127.0.0.1:1/fillfleet"
 
 
