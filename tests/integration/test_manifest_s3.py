@@ -340,12 +340,13 @@ def test_what_a_pattern_names_is_judged_name_by_name(ours: Objects, theirs: Obje
     other = new_id().hex
     for name in (f"uploads/{other}/s-0.tar", f"uploads/{OWNER.hex}/s-0.tar"):
         ours.put(name, b"", "application/x-tar")
-    theirs.put("secret/s-0.tar", b"", "application/x-tar")
+    for name in ("raw/s-0.tar", "secret/s-0.tar"):
+        theirs.put(name, b"", "application/x-tar")
     for uri, words in (
         (ours.uri(f"uploads/{{{OWNER.hex},{other}}}/s-0.tar"), "is not yours"),
         (ours.uri(f"uploads/{OWNER.hex}/{{s-0,../{other}/s-0}}.tar"), '".."'),
         (ours.uri(f"uploads/{OWNER.hex}/{{.,..}}/{other}/s-0.tar"), '".."'),
-        (theirs.uri("{raw,secret}/s-0.tar"), "you may not read here|there is no object"),
+        (theirs.uri("{raw,secret}/s-0.tar"), "you may not read here"),
         (theirs.uri("raw/../secret/s-0.tar"), '".."'),
         (theirs.uri("raw//s-0.tar"), "empty part"),
         ("s3://{a,b}/s-0.tar", "no valid bucket"),
@@ -398,7 +399,6 @@ def test_the_server_reads_an_allowed_folder_unless_that_was_withdrawn_since(
         ("alice", allowed, BatchState.OPEN, 2),
         ("bob", allowed, BatchState.CANCELLED, 0),
         ("alice", less, BatchState.CANCELLED, 0),
-        ("alice", settings, BatchState.CANCELLED, 0),
     ):
         with closing(DirectDoor(now, owner)) as door:
             batch = door.start(NewBatch(new_id().hex, {"prompt": "x"}, manifest=manifest))
