@@ -90,7 +90,7 @@ def _details(row: Row) -> Iterator[tuple[str, str]]:
         if row.get(column) is not None:
             yield name, code(place_of(row[column]))
     for uri, sha256 in zip(row.get("outputs") or (), row.get("output_sha256") or (), strict=False):
-        yield "Output", f"{code(uri)}<br>sha256 {code(sha256)}"
+        yield "Output", code(uri) + (f"<br>sha256 {code(sha256)}" if sha256 is not None else "")
     yield (
         "Size, steps, guidance",
         plain(f"{row.get('size')}, {row.get('num_inference_steps')}, {row.get('guidance_scale')}"),
