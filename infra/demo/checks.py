@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from common.contract import Status
+from infra.demo.dataset import OWN_COLUMN
 from infra.demo.fleet import FAILURE, SUCCESS
 from infra.demo.jobs import ImageBy
 from infra.demo.outcome import Check, Judged, Outcome
@@ -33,6 +34,8 @@ def _checks(outcome: Outcome, others: Mapping[str, Outcome]) -> Iterator[Check]:
     if not ended:
         return
     yield _in_flower(outcome)
+    if job.call is None:
+        yield _in_table(outcome)
     if job.expected is Status.FAILED:
         yield from _failure_checks(outcome)
         return
@@ -68,6 +71,21 @@ def _in_flower(outcome: Outcome) -> Check:
     wanted = FAILURE if outcome.job.expected is Status.FAILED else SUCCESS
     shown = outcome.in_flower
     return Check("Flower shows its end", shown == wanted, shown or "unknown there")
+
+
+def _in_table(outcome: Outcome) -> Check:
+    job, row = outcome.job, outcome.row or {}
+    wanted: dict[str, object] = {
+        "custom_id": job.name,
+        "status": outcome.prediction.status.value,
+        "job_id": outcome.prediction.id,
+        "output_sha256": list(outcome.sha256),
+        "seeds": list(outcome.prediction.seeds),
+        OWN_COLUMN: job.shows,
+    }
+    different = [name for name, value in wanted.items() if (row.get(name) or []) != value]
+    found = f"{', '.join(different)} not as it is" if different else f"row {row['row']}"
+    return Check("results.parquet says the same", not different, found if row else "no such row")
 
 
 def _count(outcome: Outcome) -> Check:

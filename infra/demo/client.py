@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import quote
 
 import requests
 
@@ -78,14 +80,31 @@ class Client:
         _check(response)
         return str(ticket["download_url"])
 
-    def submit(self, version: str, model: str, body: dict[str, Any], queue: Queue) -> Prediction:
-        """Queue one request."""
-        headers = {PRIORITY_HEADER: queue.value}
+    def submit(self, version: str, model: str, body: dict[str, Any]) -> Prediction:
+        """Queue one request, before what is filled in bulk."""
+        headers = {PRIORITY_HEADER: Queue.INTERACTIVE.value}
         return Prediction.from_wire(self._call("POST", f"{version}/{model}", json=body, headers=headers))
 
-    def result(self, version: str, prediction: str) -> Prediction:
-        """Return how far a job is."""
-        return Prediction.from_wire(self._call("GET", f"{version}/predictions/{prediction}/result"))
+    def result(self, prediction: str) -> Prediction:
+        """Return how far a job is, a row of a batch included."""
+        return Prediction.from_wire(self._call("GET", f"v3/predictions/{prediction}/result"))
+
+    def batch(self, name: str) -> dict[str, Any] | None:
+        """Return what the API tells of the batch of that name, or None where there is none."""
+        items = self._call("GET", "v3/batches", params={"name": name})["items"]
+        return dict(items[0]) if items else None
+
+    def rows(self, batch: str, *, ended: bool = False) -> list[dict[str, Any]]:
+        """Return the rows of the batch of that name, as they are now; with `ended` only those that have ended."""
+        params = {"status": f"{Status.COMPLETED},{Status.FAILED}"} if ended else {}
+        response = self._session.get(
+            f"{self._root}/v3/batches/{quote(batch, safe='')}/results",
+            params=params,
+            headers=self._key,
+            timeout=_SECONDS,
+        )
+        _check(response)
+        return [json.loads(line) for line in response.content.splitlines()]
 
     def download(self, url: str) -> bytes:
         """Return the file behind an output's link. The key is not sent: the link alone opens it."""

@@ -1,4 +1,7 @@
-"""The demo's jobs, as data: which photograph, which mask, what is asked for, by which way, and what must come of it."""
+"""The demo's jobs, as data: which photograph, which mask, what is asked for, by which way, and what must come of it.
+
+Most are rows of one batch, as a dataset would be filled; a few are calls of the API of their own.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from common.contract import MODELS, Queue, Status
+from common.contract import MODELS, Status
 
 DEMO_LORA: Final = "demo-style"
 """The LoRA that `python -m infra.demo_model.lora` makes, by its name in the LoRA folder."""
@@ -19,8 +22,8 @@ _USUAL: Final = 28
 class ImageBy(StrEnum):
     """How a job names its image."""
 
-    UPLOAD = "uploaded as PNG"
-    ALPHA = "uploaded as PNG with alpha"
+    FILE = "a PNG file"
+    ALPHA = "a PNG file with alpha"
     URL = "fetched from a URL, as JPEG"
     GONE = "a URL that answers HTTP 404"
 
@@ -30,6 +33,15 @@ class UploadBy(StrEnum):
 
     FORM = "multipart form through the API"
     TICKET = "presigned PUT straight into the bucket"
+
+
+@dataclass(frozen=True)
+class Call:
+    """How a job is sent that is no row of the batch: a request of its own, in the interactive queue."""
+
+    version: str
+    model: str
+    upload_by: UploadBy
 
 
 @dataclass(frozen=True)
@@ -43,11 +55,9 @@ class DemoJob:
     mask: str | None
     """A name in masks.MASKS; None: nothing is masked, the bars of another size are filled."""
     fields: Mapping[str, Any]
-    image_by: ImageBy = ImageBy.UPLOAD
-    upload_by: UploadBy = UploadBy.FORM
-    version: str = "v3"
-    model: str = MODELS[0]
-    queue: Queue = Queue.BULK
+    image_by: ImageBy = ImageBy.FILE
+    call: Call | None = None
+    """None: it is a row of the batch."""
     loras: tuple[tuple[str, float], ...] = ()
     expected: Status = Status.COMPLETED
     same_as: str | None = None
@@ -91,18 +101,15 @@ JOBS: Final = (
         photo="coffee",
         mask="coffee_in_the_cup",
         fields=_MATCHA,
-        upload_by=UploadBy.TICKET,
-        queue=Queue.INTERACTIVE,
+        call=Call("v3", MODELS[0], UploadBy.TICKET),
     ),
     DemoJob(
         name="matcha-again",
         title="The same seed again",
-        shows="Same request and seed by another API version, upload and queue: the output has the very same bytes.",
+        shows="Same request and seed, as a row of the batch instead of a call: the output has the very same bytes.",
         photo="coffee",
         mask="coffee_in_the_cup",
         fields=_MATCHA,
-        version="v2",
-        model=MODELS[1],
         same_as="matcha",
     ),
     DemoJob(
@@ -112,7 +119,6 @@ JOBS: Final = (
         photo="rocket",
         mask="rocket",
         fields={"prompt": "", "size": "match", "seed": 7, "num_inference_steps": _QUICK},
-        upload_by=UploadBy.TICKET,
     ),
     DemoJob(
         name="wide-flower",
@@ -121,7 +127,6 @@ JOBS: Final = (
         photo="flower",
         mask=None,
         fields={"prompt": "", "size": "896*427", "seed": 11, "num_inference_steps": _QUICK},
-        version="v2",
     ),
     DemoJob(
         name="backdrop",
@@ -131,8 +136,6 @@ JOBS: Final = (
         mask="around_the_astronaut",
         fields={"prompt": "a blue studio backdrop", "size": "match", "num_inference_steps": _QUICK},
         image_by=ImageBy.ALPHA,
-        upload_by=UploadBy.TICKET,
-        model=MODELS[1],
     ),
     DemoJob(
         name="dahlias",
@@ -147,7 +150,6 @@ JOBS: Final = (
             "num_images": 3,
             "num_inference_steps": 8,
         },
-        version="v2",
     ),
     DemoJob(
         name="badge",
@@ -162,7 +164,7 @@ JOBS: Final = (
             "output_format": "jpeg",
             "num_inference_steps": _QUICK,
         },
-        queue=Queue.INTERACTIVE,
+        call=Call("v2", MODELS[1], UploadBy.FORM),
     ),
     DemoJob(
         name="curtain",
@@ -171,7 +173,6 @@ JOBS: Final = (
         photo="cat",
         mask="cloth_behind_the_cat",
         fields=_CURTAIN,
-        version="v2",
     ),
     DemoJob(
         name="curtain-lora",
@@ -209,6 +210,10 @@ JOBS: Final = (
         expected=Status.FAILED,
     ),
 )
+
+
+BAD_ROW: Final[Mapping[str, Any]] = {"custom_id": "too-many-steps", "num_inference_steps": 99}
+"""What is wrong on purpose in one more row of the manifest: it becomes no job, and the others are not disturbed."""
 
 
 def choose_jobs(*, bundled_model: bool) -> tuple[DemoJob, ...]:

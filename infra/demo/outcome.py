@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from PIL import Image
 
@@ -37,6 +39,15 @@ class Outcome:
     """None where Postgres has no such job."""
     in_flower: str
     """The state that Flower shows; empty where it does not know the job."""
+    row: Mapping[str, Any] | None = None
+    """Its row in results.parquet; None for a call, and where the table has no such row."""
+
+    @property
+    def came_as(self) -> str:
+        """How it was submitted, in words."""
+        if self.job.call is not None:
+            return "single call"
+        return f"row {self.row['row']} of the batch" if self.row is not None else "row of the batch"
 
     @cached_property
     def pictures(self) -> tuple[Image.Image, ...]:

@@ -10,6 +10,7 @@ from typing import Final
 from common.contract import Status
 from infra.demo.outcome import Outcome
 from infra.demo.photos import Photo
+from infra.demo.report_batch import render_batch
 from infra.demo.report_job import render_job
 from infra.demo.run import Run
 
@@ -44,6 +45,7 @@ def write_report(run: Run, path: Path) -> None:
 
 def render_report(run: Run) -> str:
     """Return the report as HTML."""
+    rows = {row["custom_id"]: row for row in run.batch.dataset.rows}
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -57,8 +59,9 @@ def render_report(run: Run) -> str:
 <main>
 {_head(run)}
 {_flow(run)}
+{render_batch(run)}
 <h2>The jobs</h2>
-{"".join(map(render_job, run.judged))}
+{"".join(render_job(one, rows) for one in run.judged)}
 {_photos(run)}
 {_next(run)}
 </main>
@@ -88,7 +91,7 @@ def _tiles(run: Run) -> Iterator[tuple[str, str]]:
     outcomes = [one.outcome for one in run.judged]
     ended = [outcome.prediction.status for outcome in outcomes]
     wanted_failures = sum(outcome.job.expected is Status.FAILED for outcome in outcomes)
-    yield f"{len(outcomes)}", "jobs over the HTTP API"
+    yield f"{len(outcomes)}", f"jobs: {len(outcomes) - run.calls} rows of a batch, {run.calls} single calls"
     yield (
         f"{ended.count(Status.COMPLETED)}",
         f"completed, {ended.count(Status.FAILED)} failed ({wanted_failures} on purpose)",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from html import escape
-from typing import Final
+from typing import Any, Final
 
+from common.contract import Queue
 from infra.demo import preview
-from infra.demo.jobs import DemoJob, ImageBy
+from infra.demo.client import PRIORITY_HEADER
+from infra.demo.jobs import Call, DemoJob, ImageBy
 from infra.demo.outcome import Check, Judged, Outcome
 from infra.demo.trail import Trail
 
@@ -22,8 +24,11 @@ _TIMES: Final = {
 }
 
 
-def render_job(judged: Judged) -> str:
-    """Return the HTML of one job: before, mask and after, what was asked, what was found, and where its time went."""
+def render_job(judged: Judged, rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the HTML of one job: before, mask and after, what was asked, what was found, and where its time went.
+
+    `rows` are those of the manifest, by the job's name.
+    """
     outcome = judged.outcome
     job, prediction = outcome.job, outcome.prediction
     kind = "good" if judged.as_expected else "bad"
@@ -32,7 +37,7 @@ def render_job(judged: Judged) -> str:
     return f"""
 <article class="job" id="{escape(job.name)}">
   <header>
-    <h3>{escape(job.title)}</h3>
+    <h3>{escape(job.title)} <small>{escape(outcome.came_as)}</small></h3>
     <span class="badge {kind}">{escape(prediction.status.value)}{_as_wanted(judged)}</span>
     <span class="soft">{seconds}</span>
   </header>
@@ -41,12 +46,17 @@ def render_job(judged: Judged) -> str:
   <div class="facts">
     <dl>{"".join(f"<dt>{escape(name)}</dt><dd>{value}</dd>" for name, value in _facts(outcome))}</dl>
     <div>
-      <ul class="checks">{"".join(map(_check, judged.checks))}</ul>
+      {render_checks(judged.checks)}
       {_times(outcome)}
     </div>
   </div>
-  <details><summary>The request</summary><pre>{escape(_request(job))}</pre></details>
+  {_asked(job, rows)}
 </article>"""
+
+
+def render_checks(checks: Iterable[Check]) -> str:
+    """Return the HTML of a list of promises."""
+    return f'<ul class="checks">{"".join(map(_check, checks))}</ul>'
 
 
 def _as_wanted(judged: Judged) -> str:
@@ -91,7 +101,8 @@ def _facts(outcome: Outcome) -> Iterator[tuple[str, str]]:
     yield "Steps, format", f"{fields['num_inference_steps']}, {escape(job.output_format)}"
     if job.loras:
         yield "LoRA", escape(", ".join(f"{path} at scale {scale:g}" for path, scale in job.loras))
-    yield "Route", f"<code>POST /api/{escape(job.version)}/{escape(job.model)}</code>"
+    if job.call is not None:
+        yield "Route", f"<code>{escape(_route(job.call))}</code>"
     yield "Image", escape(job.image_by.value + _way(job))
     if trail is not None:
         yield "Way", escape(_way_through(trail))
@@ -103,7 +114,13 @@ def _facts(outcome: Outcome) -> Iterator[tuple[str, str]]:
 
 
 def _way(job: DemoJob) -> str:
-    return "" if job.image_by in {ImageBy.URL, ImageBy.GONE} else f", {job.upload_by.value}"
+    if job.image_by in {ImageBy.URL, ImageBy.GONE}:
+        return ""
+    return ", uploaded by the command line" if job.call is None else f", {job.call.upload_by.value}"
+
+
+def _route(call: Call) -> str:
+    return f"POST /api/{call.version}/{call.model}"
 
 
 def _way_through(trail: Trail) -> str:
@@ -128,11 +145,12 @@ def _times(outcome: Outcome) -> str:
     return f'<div class="time">{bars}</div><div class="legend soft">{legend}</div>'
 
 
-def _request(job: DemoJob) -> str:
-    body = job.body(
-        "<link of the image>", "<link of the mask>" if job.mask and job.image_by is not ImageBy.ALPHA else None
-    )
-    return (
-        f"POST /api/{job.version}/{job.model}\nAuthorization: Bearer <key>\nX-Fillfleet-Priority: {job.queue.value}\n\n"
-        + json.dumps(body, indent=2, ensure_ascii=False)
-    )
+def _asked(job: DemoJob, rows: Mapping[str, Mapping[str, Any]]) -> str:
+    if job.call is None:
+        title, head, body = "The row of the manifest", "", dict(rows.get(job.name, {}))
+    else:
+        mask = "<link of the mask>" if job.mask and job.image_by is not ImageBy.ALPHA else None
+        title, body = "The request", job.body("<link of the image>", mask)
+        head = f"{_route(job.call)}\nAuthorization: Bearer <key>\n{PRIORITY_HEADER}: {Queue.INTERACTIVE.value}\n\n"
+    text = head + json.dumps(body, indent=2, ensure_ascii=False)
+    return f"<details><summary>{title}</summary><pre>{escape(text)}</pre></details>"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from urllib.parse import urlsplit
 
+from infra.demo.batch import Batch
+from infra.demo.batch_checks import judge_batch
 from infra.demo.model_card import ModelCard
-from infra.demo.outcome import Judged
+from infra.demo.outcome import Check, Judged
 from infra.embedded.ready_file import Ready
 
 
@@ -16,6 +19,7 @@ class Run:
     """One run. Seconds are wall-clock time; `addresses` is name -> where, without any password."""
 
     judged: tuple[Judged, ...]
+    batch: Batch
     card: ModelCard
     at: datetime
     start_seconds: float
@@ -27,18 +31,25 @@ class Run:
 
     @property
     def as_expected(self) -> bool:
-        """Whether every promise of every job was kept."""
-        return all(one.as_expected for one in self.judged)
+        """Whether every promise of the batch and of every job was kept."""
+        return not self.broken
+
+    @cached_property
+    def batch_checks(self) -> tuple[Check, ...]:
+        """The checks of the batch as a whole."""
+        return judge_batch(self.batch)
 
     @property
     def broken(self) -> list[str]:
         """One line for each promise that was not kept."""
-        return [
-            f"{one.outcome.job.name}: {check.promise}: {check.detail}"
-            for one in self.judged
-            for check in one.checks
-            if not check.kept
-        ]
+        checks = [("batch", check) for check in self.batch_checks]
+        checks += [(one.outcome.job.name, check) for one in self.judged for check in one.checks]
+        return [f"{name}: {check.promise}: {check.detail}" for name, check in checks if not check.kept]
+
+    @property
+    def calls(self) -> int:
+        """How many of the jobs were single calls."""
+        return sum(one.outcome.job.call is not None for one in self.judged)
 
     @property
     def model_version(self) -> dict[str, str]:

@@ -43,9 +43,10 @@ class _Cell:
 
 @dataclass(frozen=True)
 class _Strip:
-    """One job: its title, a line about it, and its cells. A wide strip takes a whole row."""
+    """One job: its title, how it came, a line about it, and its cells. A wide strip takes a whole row."""
 
     title: str
+    came_as: str
     line: str
     cells: tuple[_Cell, ...]
 
@@ -73,7 +74,8 @@ def draw_sheet(run: Run) -> Image.Image:
 
 def _note(run: Run) -> str:
     images = sum(len(one.outcome.files) for one in run.judged)
-    note = f"{len(run.judged)} jobs, {images} images, over the HTTP API."
+    rows = len(run.judged) - run.calls
+    note = f"{len(run.judged)} jobs, {images} images: {rows} rows of a batch, {run.calls} single calls."
     if run.card.untrained:
         note += (
             " The bundled model is untrained: it shows the path, not the picture; unmasked pixels are the original's."
@@ -99,7 +101,7 @@ def _rows(strips: Sequence[_Strip]) -> list[list[_Strip]]:
 
 def _strip(judged: Judged) -> _Strip:
     outcome = judged.outcome
-    return _Strip(title=outcome.job.title, line=_line(outcome), cells=tuple(_cells(outcome)))
+    return _Strip(title=outcome.job.title, came_as=outcome.came_as, line=_line(outcome), cells=tuple(_cells(outcome)))
 
 
 def _line(outcome: Outcome) -> str:
@@ -139,7 +141,9 @@ def _cell_size() -> tuple[int, int]:
 
 def _draw_strip(sheet: Image.Image, strip: _Strip, left: int, top: int, cell: tuple[int, int]) -> None:
     draw = ImageDraw.Draw(sheet)
-    draw.text((left, top), strip.title, font=_font(20), fill=_INK)
+    title = _font(20)
+    draw.text((left, top), strip.title, font=title, fill=_INK)
+    draw.text((left + title.getlength(strip.title) + 12, top + 4), strip.came_as, font=_font(15), fill=_SOFT)
     draw.text((left, top + 26), strip.line, font=_font(15), fill=_SOFT)
     for number, one in enumerate(strip.cells):
         x = left + number * (cell[0] + _GAP)

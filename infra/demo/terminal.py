@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 from rich.console import Console
@@ -13,8 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from common.contract import Status
-from infra.demo.batch import Submitted
-from infra.demo.outcome import Judged
+from infra.demo.calls import Submitted
+from infra.demo.command_line import Said
+from infra.demo.outcome import Check, Judged
+from infra.demo.run import Run
 
 _LOG_WIDTH: Final = 120
 """Where there is no terminal rich takes 80, too narrow for the table."""
@@ -77,13 +81,25 @@ class BatchProgress:
         self._progress.update(self._task, advance=1, state=state)
 
 
+def show_command(console: Console, said: Said) -> None:
+    """Print a command as one types it, with what it said."""
+    console.print(f"  [bold]$ {escape(said.typed)}[/bold]", soft_wrap=True)
+    for line in said.lines:
+        console.print(f"    [dim]{escape(line)}[/dim]", soft_wrap=True)
+
+
+def shown_path(path: Path) -> str:
+    """Return a folder as one would type it here."""
+    relative = os.path.relpath(path)
+    return f"{path.resolve()}" if relative.startswith(os.pardir) else relative
+
+
 def results_table(judged: Sequence[Judged]) -> Table:
     """Return the table of all jobs: what each shows, how it ended, and which promises it kept."""
     table = Table(title="What became of the jobs", title_justify="left", title_style="bold", pad_edge=False)
-    for heading in ("Job", "What it shows"):
+    for heading in ("Job", "What it shows", "Came as", "State"):
         table.add_column(heading)
-    table.add_column("State")
-    for heading in ("Attempts", "Seconds", "On device"):
+    for heading in ("Seconds", "On device"):
         table.add_column(heading, justify="right")
     table.add_column("Checks")
     for one in judged:
@@ -92,18 +108,23 @@ def results_table(judged: Sequence[Judged]) -> Table:
         table.add_row(
             escape(outcome.job.name),
             escape(outcome.job.title),
+            outcome.came_as.removesuffix(" of the batch"),
             f"[{'green' if completed else 'red'}]{outcome.prediction.status.value}[/]",
-            str(trail.attempts) if trail else "?",
             f"{trail.seconds:.1f}" if trail and trail.seconds is not None else "?",
             f"{outcome.prediction.timings.get('inference', 0) / 1000:.1f}" if completed else "",
-            _checks(one),
+            _checks(one.checks),
         )
     return table
 
 
-def _checks(judged: Judged) -> str:
-    kept = sum(check.kept for check in judged.checks)
-    if judged.as_expected:
-        return f"[green]✓ {kept} of {kept}[/green]"
-    broken = ", ".join(check.promise for check in judged.checks if not check.kept)
-    return f"[red]✗ {escape(broken)}[/red]"
+def batch_line(run: Run) -> str:
+    """Return what became of the batch as a whole, in a line."""
+    batch = run.batch
+    bad = len(batch.rejects)
+    rows = f"{len(batch.table)} rows, {bad} bad row, as intended" if bad == 1 else f"{len(batch.table)} rows, {bad} bad"
+    return f"The batch {escape(batch.name)}: {rows}  {_checks(run.batch_checks)}"
+
+
+def _checks(checks: Sequence[Check]) -> str:
+    broken = ", ".join(check.promise for check in checks if not check.kept)
+    return f"[red]✗ {escape(broken)}[/red]" if broken else f"[green]✓ {len(checks)} of {len(checks)}[/green]"

@@ -7,15 +7,19 @@ import io
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 from typing import Final
 
 from PIL import Image
 
-from common.contract import Status
+from common.contract import BatchState, Queue, Status
 from common.result import JobResult, Output, Timings
+from infra.demo.batch import Batch
 from infra.demo.checks import judge
 from infra.demo.client import Prediction
-from infra.demo.jobs import JOBS, DemoJob
+from infra.demo.command_line import Said
+from infra.demo.dataset import OWN_COLUMN, Dataset
+from infra.demo.jobs import BAD_ROW, JOBS, DemoJob
 from infra.demo.material import Material, prepare
 from infra.demo.model_card import ModelCard
 from infra.demo.outcome import Outcome
@@ -25,6 +29,7 @@ from infra.demo.trail import Step, Trail
 CARD: Final = ModelCard(name="bundled", title="A model", licence="apache-2.0", untrained=False)
 GONE: Final = 'image: "http://127.0.0.1:1/gone.jpg": the server answered HTTP 404: nothing is there; check the URL'
 _PAINT: Final = ("#2a7f3f", "#7a2a9f", "#2a4fbf")
+_ROWS: Final = [job.name for job in JOBS if job.call is None]
 _TIMINGS: Final = {"queue": 20, "fetch": 60, "wait": 5, "inference": 900, "upload": 90}
 
 
@@ -65,7 +70,7 @@ def outcome_of(job: DemoJob, *, files: tuple[bytes, ...] | None = None, error: s
     first = int(job.fields.get("seed", 1234))
     prediction = Prediction(
         id=hashlib.sha256(job.name.encode()).hexdigest()[:32],
-        model=job.model,
+        model="wavespeed-ai/flux-dev-fill",
         status=job.expected,
         outputs=tuple(f"http://127.0.0.1:1/{number}" for number in range(len(outputs))),
         flags=(False,) * len(outputs),
@@ -76,7 +81,7 @@ def outcome_of(job: DemoJob, *, files: tuple[bytes, ...] | None = None, error: s
         timings=_TIMINGS if outputs else {"inference": 0},
         model_version={"model": "bundled", "torch": "2.13.0"} if outputs else {},
     )
-    return Outcome(
+    outcome = Outcome(
         job=job,
         material=material,
         prediction=replace(prediction, **said),  # type: ignore[arg-type]
@@ -84,12 +89,59 @@ def outcome_of(job: DemoJob, *, files: tuple[bytes, ...] | None = None, error: s
         trail=_trail(job, material, outputs),
         in_flower="FAILURE" if failed else "SUCCESS",
     )
+    return outcome if job.call is not None else replace(outcome, row=row_of(outcome))
 
 
-def run_of(outcomes: list[Outcome], card: ModelCard = CARD) -> Run:
-    """Return a run that found these outcomes."""
+def row_of(outcome: Outcome) -> dict[str, object]:
+    """Return the row of the results table that tells the truth about an outcome."""
+    prediction = outcome.prediction
+    return {
+        "custom_id": outcome.job.name,
+        "row": _ROWS.index(outcome.job.name) + 1,
+        "status": prediction.status.value,
+        "job_id": prediction.id,
+        "attempts": 1,
+        "output_sha256": list(outcome.sha256) or None,
+        "seeds": list(prediction.seeds) or None,
+        OWN_COLUMN: outcome.job.shows,
+    }
+
+
+def batch_of(outcomes: list[Outcome]) -> Batch:
+    """Return the batch that these outcomes, as far as they are its rows, are of."""
+    table = tuple(outcome.row for outcome in outcomes if outcome.row is not None)
+    rows = tuple(
+        {"custom_id": outcome.job.name, **outcome.job.body("images/x.png", None)}
+        for outcome in outcomes
+        if outcome.job.call is None
+    )
+    bad_row = {"image": "images/x.png", **BAD_ROW}
+    reject = {
+        "row": len(rows) + 1,
+        "custom_id": BAD_ROW["custom_id"],
+        "where": "manifest.jsonl, line 10",
+        "field": "num_inference_steps",
+        "value": "99",
+        "reason": "is too large; allowed: an integer from 1 to 50",
+    }
+    return Batch(
+        name="demo",
+        dataset=Dataset(Path("dataset/manifest.jsonl"), rows, bad_row),
+        said=(Said(("submit", "dataset/manifest.jsonl", "--name", "demo"), "Batch demo\n  new rows 9\nNext:\n  x"),),
+        state=BatchState.DONE,
+        before=table,
+        after=table,
+        table=table,
+        rejects=(reject,),
+        page=" ".join(str(row["custom_id"]) for row in rows),
+    )
+
+
+def run_of(outcomes: list[Outcome], card: ModelCard = CARD, batch: Batch | None = None) -> Run:
+    """Return a run that found these outcomes, and this batch (else the one that they make)."""
     return Run(
         judged=judge(outcomes),
+        batch=batch if batch is not None else batch_of(outcomes),
         card=card,
         at=datetime(2026, 4, 1, 12, 34, tzinfo=UTC),
         start_seconds=9.5,
@@ -125,7 +177,7 @@ def _trail(job: DemoJob, material: Material, files: tuple[bytes, ...]) -> Trail:
         attempts=1,
         failures=0,
         publishes=1,
-        queue=job.queue.value,
+        queue=(Queue.BULK if job.call is None else Queue.INTERACTIVE).value,
         seconds=1.1,
         result=result if files else None,
         steps=(Step("created", 0.0), Step("claimed", 0.02), Step(job.expected.value, 1.1)),

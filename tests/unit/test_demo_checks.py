@@ -7,10 +7,12 @@ from dataclasses import replace
 import pytest
 
 from common.contract import Status
+from infra.demo.batch import Batch
+from infra.demo.batch_checks import judge_batch
 from infra.demo.checks import judge
 from infra.demo.jobs import JOBS
 from infra.demo.outcome import Outcome
-from tests.support.demo_run import encoded, job_named, outcome_of, painted, run_of
+from tests.support.demo_run import batch_of, encoded, job_named, outcome_of, painted, run_of
 
 
 def broken(*outcomes: Outcome) -> set[str]:
@@ -112,3 +114,80 @@ def test_a_retry_of_what_can_never_work_is_noticed() -> None:
     good = outcome_of(job_named("gone"))
     assert good.trail is not None
     assert broken(replace(good, trail=replace(good.trail, attempts=2))) == {"is not retried"}
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("custom_id", "curtain"),
+        ("status", "failed"),
+        ("job_id", "0" * 32),
+        ("output_sha256", ["0" * 64]),
+        ("output_sha256", None),
+        ("seeds", [6]),
+        ("shows", None),
+    ],
+)
+def test_a_result_that_tells_something_else_than_the_job_is_noticed(column: str, value: object) -> None:
+    good = outcome_of(job_named("curtain-lora"))
+    assert good.row is not None
+    changed = replace(good, row={**good.row, column: value})
+    assert broken(outcome_of(job_named("curtain")), replace(changed, files=painted("curtain-lora"))) == {
+        "results.parquet says the same"
+    }
+
+
+def test_a_row_without_a_result_is_noticed() -> None:
+    assert broken(replace(outcome_of(job_named("gone")), row=None)) == {"results.parquet says the same"}
+
+
+def whole_batch() -> Batch:
+    return batch_of([outcome_of(job) for job in JOBS])
+
+
+def broken_of(batch: Batch) -> list[str]:
+    return [check.promise for check in judge_batch(batch) if not check.kept]
+
+
+def test_a_batch_in_which_all_went_well_breaks_nothing() -> None:
+    assert broken_of(whole_batch()) == []
+
+
+def test_a_batch_that_goes_on_is_noticed() -> None:
+    assert broken_of(replace(whole_batch(), state="open")) == ["the batch is done"]
+
+
+def test_a_missing_a_doubled_and_a_strange_result_are_noticed() -> None:
+    batch = whole_batch()
+    first, *others = batch.table
+    for table in [others, [first, first, *others], [*others, first], [*others, {**first, "custom_id": "?"}]]:
+        assert broken_of(replace(batch, table=tuple(table))) == ["one result for each good row, in order"]
+
+
+def test_a_bad_row_that_is_not_named_and_a_good_one_that_is_are_noticed() -> None:
+    batch = whole_batch()
+    (reject,) = batch.rejects
+    for rejects in [(), (reject, {**reject, "custom_id": "matcha-again"}), ({**reject, "field": "prompt"},)]:
+        assert broken_of(replace(batch, rejects=rejects)) == ["the bad row is named, and it alone"]
+
+
+def test_a_row_that_is_made_or_run_twice_is_noticed() -> None:
+    batch = whole_batch()
+    first, *others = batch.table
+    twice = [{**first, "attempts": 2}, *others]
+    new = [*batch.table, {**first, "job_id": "0" * 32}]
+    for rows in (twice, new):
+        assert broken_of(replace(batch, after=tuple(rows))) == ["submitted again, no row runs twice"]
+
+
+def test_a_page_without_one_of_the_rows_is_noticed() -> None:
+    batch = whole_batch()
+    page = batch.page.replace("evening", "morning")
+    assert broken_of(replace(batch, page=page)) == ["its page shows every row"]
+
+
+def test_what_a_batch_breaks_makes_the_run_not_as_expected() -> None:
+    outcomes = [outcome_of(job) for job in JOBS]
+    run = run_of(outcomes, batch=replace(batch_of(outcomes), state="open"))
+    assert not run.as_expected
+    assert run.broken == ["batch: the batch is done: open"]

@@ -64,13 +64,16 @@ def test_the_jobs_show_all_that_the_demo_promises() -> None:
     assert any(job.images > 1 for job in JOBS), "several images"
     assert any(job.loras for job in JOBS), "a LoRA"
     assert {job.output_format for job in JOBS} == {"png", "jpeg", "webp"}
-    assert {job.version for job in JOBS} == {"v2", "v3"}
-    assert {job.upload_by for job in JOBS} == set(UploadBy)
+    calls = [job.call for job in JOBS if job.call is not None]
+    assert {call.version for call in calls} == {"v2", "v3"}
+    assert {call.upload_by for call in calls} == set(UploadBy)
+    assert len(JOBS) - len(calls) >= 8, "the rows of a batch"
     assert {job.image_by for job in JOBS} == set(ImageBy)
     assert [job.name for job in JOBS if job.expected is Status.FAILED] == ["gone"]
     for job in JOBS:
         if job.same_as:
             assert job.fields == job_named(job.same_as).fields
+            assert (job.call is None) != (job_named(job.same_as).call is None), "a row against a call"
 
 
 def test_another_model_gets_no_lora_that_cannot_fit_it() -> None:

@@ -8,13 +8,14 @@ from functools import cache
 
 import pytest
 
+from infra.demo.command_line import Said
 from infra.demo.jobs import JOBS
 from infra.demo.model_card import read_model_card
 from infra.demo.photos import PHOTOS
 from infra.demo.report import render_report
 from infra.demo.run import Run, addresses_of
 from infra.embedded.ready_file import Ready
-from tests.support.demo_run import CARD, GONE, job_named, outcome_of, run_of
+from tests.support.demo_run import CARD, GONE, batch_of, job_named, outcome_of, run_of
 
 EVIL = "<script>alert('x')</script> & \"quotes\""
 
@@ -37,6 +38,20 @@ def test_it_shows_every_job_with_its_pictures() -> None:
     # before and mask of each, and as many after it as were asked for; of the failed one only the mask is there
     pictures = sum(2 + job.images for job in completed) + 1
     assert report.count('<img src="data:image/webp;base64,') == pictures == report.count("<img ")
+
+
+def test_it_says_how_each_job_came() -> None:
+    report = whole_report()
+    assert report.count("<small>single call</small>") == whole_run().calls == 2
+    for number in range(1, len(JOBS) - 1):
+        assert report.count(f"<small>row {number} of the batch</small>") == 1
+
+
+def test_it_shows_what_was_typed_for_the_batch_and_leads_to_its_files() -> None:
+    report = whole_report()
+    assert "<b>$ fillfleet submit dataset/manifest.jsonl --name demo</b>" in report
+    for file in ("dataset/manifest.jsonl", "results.parquet", "batch.html"):
+        assert f'href="{file}"' in report
 
 
 def test_it_loads_nothing_from_anywhere() -> None:
@@ -70,9 +85,11 @@ def test_it_gives_light_and_dark_colours() -> None:
 def test_text_from_outside_is_escaped() -> None:
     job = replace(job_named("matcha"), title=EVIL, fields={**job_named("matcha").fields, "prompt": EVIL})
     failed = outcome_of(job_named("gone"), error=EVIL, error_code=EVIL, id=EVIL)
-    report = render_report(run_of([outcome_of(job), failed], replace(CARD, title=EVIL, licence=EVIL)))
+    outcomes = [outcome_of(job), failed]
+    batch = replace(batch_of(outcomes), said=(Said((EVIL,), EVIL),), state=EVIL)
+    report = render_report(run_of(outcomes, replace(CARD, title=EVIL, licence=EVIL), batch))
     assert "<script" not in report
-    assert report.count("&lt;script&gt;alert(") >= 6
+    assert report.count("&lt;script&gt;alert(") >= 9
 
 
 def test_it_says_that_a_model_is_untrained_only_where_its_card_does() -> None:
