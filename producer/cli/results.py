@@ -5,25 +5,25 @@ manifest. A table appears under its name only when it is whole; a folder goes on
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 from uuid import UUID
 
 import click
 
 from common.contract import Status
-from common.errors import FillfleetError, Transient, Unavailable
+from common.errors import Transient, Unavailable
 from producer.batches import Batch
 from producer.cli.command import GO_ON, BatchCommand, Option, json_option
 from producer.cli.connection import Access, connected
 from producer.cli.figures import count, rate_text
 from producer.cli.progress import shown
+from producer.cli.results_target import FOLDER, TAR, Target, claim, partial_file, target_of
 from producer.doors.door import Door
 from producer.results.ndjson import write_ndjson
 from producer.results.read import Position, RowFilter
@@ -31,25 +31,8 @@ from producer.results.resubmit import write_resubmit
 
 STDOUT: Final = "-"
 _ROWS: Final = "Which rows"
-_FOLDER, _TAR = "folder", "tar"
-_SUFFIXES: Final = {
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".csv": "csv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".tar": _TAR,
-}
-_MARK: Final = ".fillfleet-batch"
-"""In a folder of results: whose they are. Without it a folder may be the one that the images came from."""
 _PAUSES_SECONDS: Final = (1.0, 3.0, 10.0, 30.0)
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _Target:
-    path: Path
-    kind: str
 
 
 @click.command(cls=BatchCommand)
@@ -102,7 +85,7 @@ def results(ctx: click.Context, /, access: Access, **given: Any) -> None:
     output: str | None = given["output"]
     if output is None and given["resubmit"] is None:
         raise click.UsageError("say where to: -o x.parquet, x.csv, x.jsonl, x.tar, FOLDER/ or -; or --resubmit FILE")
-    target = None if output is None or output == STDOUT else _target(output, uris=given["uris"])
+    target = None if output is None or output == STDOUT else target_of(output, uris=given["uris"])
     if output == STDOUT and given["as_json"]:
         raise click.UsageError("-o - prints the table to stdout, where --json would print, too; leave one of them out")
     wanted = _filter(given)
@@ -147,15 +130,15 @@ class _Saver:
         with self._shown():
             self._write(target, write_resubmit(self._all(failed)))
 
-    def save(self, target: _Target, *, uris: bool) -> None:
+    def save(self, target: Target, *, uris: bool) -> None:
         """Write the table, or the outputs with it."""
         with self._shown():
             rows, extra = self._all(self._wanted), self._batch.extra_columns
-            if target.kind == _FOLDER:
-                _claim(target.path, self._batch)
-            if target.kind in {_FOLDER, _TAR} and not uris:
+            if target.kind == FOLDER:
+                claim(target.path, self._batch)
+            if target.kind in {FOLDER, TAR} and not uris:
                 self._with_outputs(target, rows)
-            elif target.kind == _FOLDER:
+            elif target.kind == FOLDER:
                 from producer.results.parquet import write_parquet
 
                 self._write(target.path / "results.jsonl", write_ndjson(rows))
@@ -195,19 +178,19 @@ class _Saver:
         if left:
             click.echo(f"{name} is not over: {count(left, 'row')} left. The same command later has them all.", err=True)
 
-    def _with_outputs(self, target: _Target, rows: Iterator[Row]) -> None:
+    def _with_outputs(self, target: Target, rows: Iterator[Row]) -> None:
         from producer.results.save import Saved, save_folder, save_tar
 
         def progress(saved: Saved) -> None:
             self.outputs = {name: value for name, value in asdict(saved).items() if name != "rows"}
 
-        save = save_folder if target.kind == _FOLDER else save_tar
+        save = save_folder if target.kind == FOLDER else save_tar
         saved = save(rows, self._door.outputs, target.path, extra_columns=self._batch.extra_columns, progress=progress)
         progress(saved)
         self._written[str(target.path)] = saved.rows
 
     def _write(self, target: Path, pieces: Iterable[bytes]) -> None:
-        with _partial(target) as file:
+        with partial_file(target) as file:
             file.writelines(pieces)
         self._written[str(target)] = self._rows
 
@@ -225,7 +208,7 @@ class _Saver:
             except (Transient, Unavailable) as error:
                 if tries >= len(_PAUSES_SECONDS):
                     raise
-                self._note(f"{error.message}; trying again in {_PAUSES_SECONDS[tries]:.0f} s")
+                self._note(f"{error.message.partition(';')[0]}; trying again in {_PAUSES_SECONDS[tries]:.0f} s")
                 time.sleep(_PAUSES_SECONDS[tries])
                 tries += 1
 
@@ -242,19 +225,6 @@ class _Saver:
         return " · ".join([*parts, rate_text(self._rows / max(0.1, time.monotonic() - self._began))])
 
 
-def _target(text: str, *, uris: bool) -> _Target:
-    """Return what the user means by `text`. Raises click.UsageError."""
-    path = Path(text).expanduser()
-    suffix = path.suffix.lower()
-    if text.endswith(("/", os.sep)) or path.is_dir() or not suffix:
-        return _Target(path, _FOLDER)
-    if suffix not in _SUFFIXES:
-        raise click.UsageError(f"-o {text}: {suffix} is no form of a table: .parquet, .csv, .jsonl, .tar or FOLDER/")
-    if uris and _SUFFIXES[suffix] == _TAR:
-        raise click.UsageError("a tar holds the outputs themselves; for a table of URIs use -o x.parquet")
-    return _Target(path, _SUFFIXES[suffix])
-
-
 def _filter(given: dict[str, Any]) -> RowFilter:
     statuses = {Status(text) for text in given["statuses"]} | ({Status.FAILED} if given["failed"] else set())
     if given["errors"]:
@@ -262,35 +232,3 @@ def _filter(given: dict[str, Any]) -> RowFilter:
             raise click.UsageError("--error is about failed rows; leave --status out")
         statuses = {Status.FAILED}
     return RowFilter(frozenset(statuses) or None, frozenset(given["errors"]) or None)
-
-
-def _claim(folder: Path, batch: Batch) -> None:
-    """Make the folder, or see that it holds results of this batch. Raises FillfleetError, OSError.
-
-    Outputs have the names of the images: in the folder of those they would replace them.
-    """
-    mark = folder / _MARK
-    if mark.is_file():
-        if mark.read_text().strip() != batch.id.hex:
-            raise FillfleetError("folder_taken", f"{folder} holds the results of another batch; name another folder")
-        return
-    if folder.is_dir() and any(folder.iterdir()):
-        raise FillfleetError("folder_taken", f"{folder} is not empty; name a new folder, so that no file is replaced")
-    folder.mkdir(parents=True, exist_ok=True)
-    mark.write_text(f"{batch.id.hex}\n")
-
-
-@contextmanager
-def _partial(target: Path) -> Iterator[IO[bytes]]:
-    """Yield TARGET.partial to write; it becomes the target when it is whole. Raises FillfleetError."""
-    partial = target.with_name(target.name + ".partial")
-    try:
-        if not target.parent.exists():
-            target.parent.mkdir(parents=True)
-        with partial.open("wb") as file:
-            yield file
-        os.replace(partial, target)
-    except OSError as error:
-        raise FillfleetError(
-            "file_unwritable", f"{target}: {error.strerror or error}; mend that and try again"
-        ) from error

@@ -178,7 +178,7 @@ def _steadily(
                 tries, rows = 0, line.progress.rows
             if tries >= len(_PAUSES_SECONDS):
                 raise
-            note(f"{error.message}; trying again in {_PAUSES_SECONDS[tries]:.0f} s")
+            note(f"{error.message.partition(';')[0]}; trying again in {_PAUSES_SECONDS[tries]:.0f} s")
             time.sleep(_PAUSES_SECONDS[tries])
             tries += 1
             line.again()
