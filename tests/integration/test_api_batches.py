@@ -198,6 +198,16 @@ def test_a_source_is_stored_resolved(api: Api, account: Account, source: str, st
     assert _stored_manifest(api, _make(account, manifest=named(source))["id"])["source"] == named(stored)
 
 
+def test_anothers_upload_is_no_manifest_and_no_mask(api: Api, account: Account) -> None:
+    theirs = api.account().upload("rows.csv")
+    for body, field in (
+        ({"manifest": theirs}, "manifest"),
+        ({"manifest": IMAGE, "options": {"mask": theirs}}, "options.mask"),
+    ):
+        answer = account.ask("POST", BATCHES, status=404, json=body)
+        assert answer["message"].startswith(f'{field}: "{theirs}" is no upload of yours')
+
+
 def test_another_manifest_under_the_same_name_is_a_conflict(account: Account) -> None:
     _make(account, name="m", manifest="https://example.com/a.csv")
     _make(account, name="r")
