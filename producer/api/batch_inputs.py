@@ -1,5 +1,5 @@
 """Files of batches, straight to and from the bucket: a link to put an input that is known by its sha256, or to get an
-output. Both lie under the caller's own prefix, and nothing else can be named.
+output, or an input back. All lie under the caller's own prefixes, and nothing else can be named.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ _EXAMPLE: Final = {
     "content_type": "image/png",
 }
 
+_OWN: Final = ("outputs", "inputs", "uploads")
+"""What results name of the caller's own files; a report shows inputs beside outputs."""
+
 router = APIRouter(tags=["batches"])
 
 
@@ -50,9 +53,11 @@ class InputWish(BaseModel):
 
 
 class OutputWish(BaseModel):
-    """Which output."""
+    """Which output, or input."""
 
-    uri: Annotated[Text, Field(max_length=2000)] = Field(description="the s3:// URI of an output of yours")
+    uri: Annotated[Text, Field(max_length=2000)] = Field(
+        description="the s3:// URI of a file of yours, as the results name it"
+    )
 
 
 @router.get("/batches/inputs", summary="Where your inputs lie", responses=batch_docs.responses(InputsWire, 401, 503))
@@ -99,13 +104,14 @@ async def put(request: Request, caller: CallerOf, services: ServicesOf) -> Respo
     openapi_extra=openapi.query_extra(OutputWish),
 )
 async def output(request: Request, caller: CallerOf, services: ServicesOf) -> Response:
-    """Return a short-lived link to an output by the URI that the results name."""
+    """Return a short-lived link to an output, or to an input of yours, by the URI that the results name."""
     uri = own_query(OutputWish, request).uri
     try:
         bucket, key = split_s3_uri(uri)
         check_key(key)
     except BadUrl as error:
         raise InvalidRequest((Problem("uri", shorten(uri), str(error), "the s3:// URI of an output"),)) from None
-    if bucket != services.objects.bucket or not key.startswith(f"outputs/{caller.owner.hex}/"):
-        raise Rejected("output_not_found", "no such output; check the URI, and that your key belongs to its owner")
+    own = tuple(f"{place}/{caller.owner.hex}/" for place in _OWN)
+    if bucket != services.objects.bucket or not key.startswith(own):
+        raise Rejected("output_not_found", "no such file; check the URI, and that your key belongs to its owner")
     return success(OutputWire(url=services.objects.presigned_get(key)).model_dump())

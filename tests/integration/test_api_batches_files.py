@@ -79,11 +79,12 @@ def test_an_output_is_read_by_its_owner_alone(api: Api, account: Account) -> Non
     link = account.ask("GET", OUTPUTS, params={"uri": uri})["data"]["url"]
     assert fetch(link).content == stored
     other = api.account()
-    upload = f"s3://{api.settings.s3_bucket}/uploads/{account.owner.hex}/x"
+    bucket = f"s3://{api.settings.s3_bucket}"
     for caller, wrong in (
         (other, uri),
         (other, uri.replace(account.owner.hex, new_id().hex)),
-        (account, upload),
+        (account, f"{bucket}/loras/{account.owner.hex}/x"),
+        (account, f"{bucket}/inputs/{new_id().hex}/x.png"),
         (account, uri.replace(api.settings.s3_bucket, "elsewhere")),
     ):
         answer = caller.ask("GET", OUTPUTS, status=404, params={"uri": wrong})
@@ -98,3 +99,14 @@ def test_an_output_is_read_by_its_owner_alone(api: Api, account: Account) -> Non
         answer = account.ask("GET", OUTPUTS, status=400, params={"uri": wrong})
         assert answer["message"].startswith("uri: ")
     account.ask("GET", OUTPUTS, status=400)
+
+
+@pytest.mark.parametrize("place", ["inputs", "uploads"])
+def test_an_input_is_read_back_by_its_owner_alone(api: Api, account: Account, place: str) -> None:
+    key = f"{place}/{account.owner.hex}/{SHA256}.png"
+    api.objects.put(key, b"the photograph", "image/png")
+    params = {"uri": api.objects.uri(key)}
+    link = account.ask("GET", OUTPUTS, params=params)["data"]["url"]
+    assert fetch(link).content == b"the photograph"
+    answer = api.account().ask("GET", OUTPUTS, status=404, params=params)
+    assert answer["data"]["error_code"] == "output_not_found"
