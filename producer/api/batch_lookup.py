@@ -10,8 +10,6 @@ from common.contract import BatchState
 from common.errors import Rejected
 from producer.batches import Batch, find_batch
 
-BATCH_HELP = "The batch's id, or its name where it holds no slash."
-
 
 def known_batch(connection: Connection, owner: UUID, name_or_id: str) -> Batch:
     """Return the owner's batch of that id or name. Raises Rejected (batch_not_found)."""
