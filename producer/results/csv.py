@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-import pyarrow as pa
-
 from producer.results.cells import extra_cell
-from producer.results.columns import MODEL_VERSION, Row, extra_names, table_schema
+from producer.results.columns import MODEL_VERSION, Column, Kind, Row, columns_of, extra_names
 from producer.results.ndjson import CHUNK_BYTES, time_text, to_json
 
 MEDIA_TYPE: Final = "text/csv; charset=utf-8"
@@ -22,9 +20,9 @@ MEDIA_TYPE: Final = "text/csv; charset=utf-8"
 
 def write_csv(rows: Iterable[Row], extra_columns: Sequence[str] = (), *, saved: bool = False) -> Iterator[bytes]:
     """Yield the table in pieces of some 64 KiB, the header first. Null is an empty cell, as an empty text is."""
-    schema, extras = table_schema(saved=saved), extra_names(extra_columns)
-    names = schema.names  # a list made anew at each look
-    special = [(place, write) for place, field in enumerate(schema) if (write := _writer(field)) is not None]
+    columns, extras = columns_of(saved=saved), extra_names(extra_columns)
+    names = [column.name for column in columns]
+    special = [(place, write) for place, column in enumerate(columns) if (write := _writer(column)) is not None]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow([*names, *extras.values()])
@@ -42,14 +40,20 @@ def write_csv(rows: Iterable[Row], extra_columns: Sequence[str] = (), *, saved: 
         yield text.getvalue().encode()
 
 
-def _writer(field: pa.Field) -> Callable[[Any], str] | None:
+def _writer(column: Column) -> Callable[[Any], str] | None:
     """Return what makes a cell of a value; None where the csv module does."""
-    if pa.types.is_boolean(field.type):
-        return _word
-    if pa.types.is_timestamp(field.type):
-        return time_text
-    return to_json if pa.types.is_list(field.type) or field.name == MODEL_VERSION else None
+    return to_json if column.name == MODEL_VERSION else _WRITERS.get(column.kind)
 
 
 def _word(value: bool) -> str:
     return "true" if value else "false"
+
+
+_WRITERS: Final[Mapping[Kind, Callable[[Any], str]]] = {
+    Kind.FLAG: _word,
+    Kind.TIME: time_text,
+    Kind.TEXTS: to_json,
+    Kind.INTEGERS: to_json,
+    Kind.FLAGS: to_json,
+    Kind.LORAS: to_json,
+}

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from producer.results.cells import extra_cell
-from producer.results.columns import MODEL_VERSION, Row, column_names, extra_names, table_schema
+from producer.results.columns import MODEL_VERSION, Row, column_names, extra_names
 from producer.results.ndjson import to_json
+from producer.results.schema import table_schema
 
 MEDIA_TYPE: Final = "application/vnd.apache.parquet"
 GROUP_ROWS: Final = 10_000

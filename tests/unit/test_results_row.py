@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.contract import Status
-from producer.results.columns import COLUMNS, column_names, extra_names, table_schema
+from producer.results.columns import COLUMNS, column_names, extra_names
 from producer.results.csv import write_csv
 from producer.results.ndjson import write_ndjson
 from producer.results.parquet import write_parquet
 from producer.results.row import flatten
+from producer.results.schema import table_schema
 from tests.support.results import BATCH, BUCKET, LORA, MORNING, job_id, stored_job
 
 FROM_THE_JSON = st.recursive(

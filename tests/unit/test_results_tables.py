@@ -18,11 +18,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from common.errors import FillfleetError
-from producer.results.columns import Row, column_names, table_schema
+from producer.results.columns import Row, column_names
 from producer.results.csv import write_csv
 from producer.results.ndjson import read_ndjson, time_text, write_ndjson
 from producer.results.parquet import write_parquet
 from producer.results.row import flatten
+from producer.results.schema import table_schema
 from tests.support.results import AWKWARD, BUCKET, stored_job, stored_jobs
 
 EXTRAS = ["sku", "price", "Status", "tags"]
