@@ -125,7 +125,10 @@ class Dispatcher:
         settings = self._settings
         with transaction(self._engine) as connection:
             slots = live_slots(connection, seen_within_seconds=settings.lease_seconds)
-            room = max(settings.publish_window_floor, 2 * slots) - lifecycle.count_published(connection, queue)
+            window = max(settings.publish_window_floor, 2 * slots)
+            room = window - lifecycle.count_published(connection, queue)
+            if queue is Queue.BULK and room < min(lifecycle.RUN, window):
+                return 0, True  # a run of one batch shall find room as a whole, or batches would alternate job by job
             messages = lifecycle.publish_waiting(connection, queue, room=room, host_limit=settings.source_host_max_jobs)
         if messages:
             self._send(queue, messages)

@@ -28,6 +28,7 @@ from common.lifecycle.batch_rows import (
     Reject,
     advance,
     end_cancelled_rows,
+    find_doubles,
     find_rows,
     insert_rows,
     replace_rejects,
@@ -63,9 +64,11 @@ from common.lifecycle.manifest_leases import (
     refuse_manifest,
 )
 from common.lifecycle.source_hosts import forget_rested_hosts, pause_host, paused_hosts
+from common.lifecycle.turns import RUN
 from common.lifecycle.wishes import cancel, create, delete, retry
 
 __all__ = [
+    "RUN",
     "AdapterPin",
     "Claim",
     "Counts",
@@ -92,6 +95,7 @@ __all__ = [
     "end_batches",
     "end_cancelled_rows",
     "fail",
+    "find_doubles",
     "find_rows",
     "forget_rested_hosts",
     "give_manifest_back",

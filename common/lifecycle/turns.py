@@ -190,7 +190,7 @@ def in_turn(
             left[candidate.host] = left.get(candidate.host, any_host_room) - 1
             chosen.append(candidate.job)
         if waiting:
-            heapq.heapreplace(heaps[owner], _line(waiting[0], line.load + has_room))
+            heapq.heapreplace(heaps[owner], _line(waiting[0], line.load, line.run + has_room))
         else:
             heapq.heappop(heaps[owner])
         if heaps[owner]:
@@ -206,12 +206,17 @@ class _Line:
 
     rank: tuple[int, int, bytes]
     load: int = field(compare=False)
+    """In flight when its run began: counted exactly, or a batch that is behind by less than a run stays behind."""
+    run: int = field(compare=False)
+    """How many of its run have been chosen."""
     batch: UUID | None = field(compare=False)
 
 
-def _line(candidate: Candidate, load: int) -> _Line:
+def _line(candidate: Candidate, load: int, run: int = 0) -> _Line:
     batch = candidate.batch
-    return _Line((-candidate.priority, load // RUN, batch.bytes if batch else b""), load, batch)
+    if run == RUN:
+        load, run = load + RUN, 0
+    return _Line((-candidate.priority, load, batch.bytes if batch else b""), load, run, batch)
 
 
 def _read_in_flight(connection: Connection, queue: Queue) -> InFlight:

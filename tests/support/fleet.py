@@ -5,6 +5,8 @@ Each process runs `python -m producer.cli NAME` under the servers' guardian, so 
 
 from __future__ import annotations
 
+import hashlib
+import io
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +27,6 @@ from common.tables import job_events, jobs, owners, workers
 from common.workers import WorkerState, live_workers
 from infra.embedded.process import Guardian, Process, Program
 from tests.support.environment import environment_of
-from worker.encode import encode_image
 
 ROOT = Path(__file__).parents[2]
 SLEEPING = "tests.support.sleeping_model:SleepingModel"
@@ -78,11 +79,13 @@ class Fleet:
             state = select(workers.c.state).where(workers.c.id.contains(f"-{worker.pid}-", autoescape=True))
             return connection.execute(state).scalar_one_or_none() == WorkerState.READY
 
-    def store_image(self, size: tuple[int, int] = (256, 256), mode: str = "RGB") -> str:
-        """Put a picture into the bucket as this owner's input; returns its s3:// URI."""
-        encoded = encode_image(Image.new(mode, size, "white"), "png")
-        key = input_key(self.owner, encoded.sha256, encoded.extension)
-        self.objects.put(key, encoded.data, encoded.content_type)
+    def store_image(
+        self, size: tuple[int, int] = (256, 256), mode: str = "RGB", colour: str | tuple[int, ...] = "white"
+    ) -> str:
+        """Put a plain picture into the bucket as this owner's input; returns its s3:// URI."""
+        data = png(Image.new(mode, size, colour))
+        key = input_key(self.owner, hashlib.sha256(data).hexdigest(), "png")
+        self.objects.put(key, data, "image/png")
         return self.objects.uri(key)
 
     def submit(self, queue: Queue = Queue.BULK, **fields: Any) -> UUID:
@@ -138,6 +141,13 @@ class Fleet:
             process.ask_to_stop()
         for process in self._processes:
             process.stop()
+
+
+def png(image: Image.Image) -> bytes:
+    """Return a picture as a PNG of its own mode."""
+    buffer = io.BytesIO()
+    image.save(buffer, "png")
+    return buffer.getvalue()
 
 
 @contextmanager
