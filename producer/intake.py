@@ -241,6 +241,7 @@ def _new_ones(
     read_before = [row.number for row in rows if row.custom_id is None and row.number <= state.row_cursor]
     custom_ids = [row.custom_id for row in rows if row.custom_id is not None]
     by_number, by_id = lifecycle.find_rows(connection, state.id, read_before, custom_ids)
+    doubles_before = lifecycle.find_doubles(connection, state.id, [row.number for row in rows], state.row_cursor)
     fresh: list[NewRow] = []
     doubles: list[Reject] = []
     same = 0
@@ -250,7 +251,9 @@ def _new_ones(
             fresh.append(row)
             if row.custom_id is not None:
                 by_id[row.custom_id] = Known(row.number, row.row_hash)
-        elif known.number != row.number and row.number > state.row_cursor:
+        elif known.number != row.number and (
+            row.number > state.row_cursor or doubles_before.get(row.number) == row.custom_id
+        ):
             doubles.append(_double(row, known))
         elif known.row_hash == row.row_hash:
             same += 1
@@ -262,7 +265,7 @@ def _new_ones(
 def _extra_columns(known: Sequence[str], rows: Sequence[NewRow]) -> list[str]:
     names = dict.fromkeys(known)
     for row in rows:
-        names.update(dict.fromkeys(row.extra))
+        names.update(dict.fromkeys(map(_storable, row.extra)))
     return list(names)[:MAX_EXTRA_COLUMNS]
 
 

@@ -69,6 +69,10 @@ _HELD: Final = text("""
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
+DOUBLE: Final = "custom_id"
+"""The field of a bad row that uses a custom_id again."""
+
+
 @dataclass(frozen=True)
 class NewRow:
     """One row that becomes a job: judged, its sources resolved, its seed drawn."""
@@ -120,6 +124,21 @@ def find_rows(
         named = columns.where(jobs.c.custom_id == _one_of(custom_ids, Text))
         by_id = {row.custom_id: Known(row.row_no, row.row_hash) for row in connection.execute(named)}
     return by_number, by_id
+
+
+def find_doubles(connection: Connection, batch: UUID, numbers: Sequence[int], cursor: int) -> dict[int, str | None]:
+    """Return number → custom_id of those rows up to the cursor that are bad rows for using a custom_id again."""
+    again = [number for number in numbers if number <= cursor]
+    if not again:
+        return {}
+    rows = connection.execute(
+        select(batch_rejects.c.row_no, batch_rejects.c.custom_id).where(
+            batch_rejects.c.batch_id == batch,
+            batch_rejects.c.field == DOUBLE,
+            batch_rejects.c.row_no == _one_of(again, BigInteger),
+        )
+    )
+    return {row.row_no: row.custom_id for row in rows}
 
 
 def insert_rows(connection: Connection, owner: UUID, batch: UUID, rows: Sequence[NewRow]) -> None:

@@ -139,6 +139,9 @@ def test_a_custom_id_is_taken_once_in_a_chunk_and_over_chunks(door: DirectDoor, 
     assert send(door, batch, [row(1, "a"), row(2, "b"), row(3, "a")]).rejected == 1
     assert send(door, batch, [row(4, "c"), row(5, "b", prompt="other")]).rejected == 1
     assert rejects(door, batch) == [(3, "custom_id"), (5, "custom_id")]
+    assert send(door, batch, [row(1, "a"), row(2, "b"), row(3, "a")]) == Taken(new=0, same=2, rejected=1, cursor=5)
+    assert send(door, batch, [row(4, "c"), row(5, "b", prompt="other")]).rejected == 1
+    assert (rejects(door, batch), door.find("b").rejected) == ([(3, "custom_id"), (5, "custom_id")], 2)
     assert [custom_id for _, custom_id, _ in stored(database, batch)] == ["a", "b", "c"]
 
 
