@@ -55,7 +55,9 @@ class Objects:
         self._region = settings.s3_region
         self._link_seconds = settings.presigned_url_seconds
         self._client = _connect(session, settings.s3_endpoint)
-        self._signer = _connect(session, settings.s3_link_endpoint)
+        # A client takes a quarter of a second to make, which is most of what a short command does.
+        same = settings.s3_link_endpoint == settings.s3_endpoint.rstrip("/")
+        self._signer = self._client if same else _connect(session, settings.s3_link_endpoint)
 
     def close(self) -> None:
         """Close the connections that are kept open."""
