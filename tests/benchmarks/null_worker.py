@@ -1,9 +1,13 @@
-"""A worker without S3 and without a device: the control path alone (`job`), or a bare Celery no-op (`bare`)."""
+"""A worker without S3 and without a device: the control path alone (`job`), or a bare Celery task.
+
+That is a no-op (`bare`), or one that sleeps as it is told (`sleep`).
+"""
 
 from __future__ import annotations
 
 import sys
 import threading
+import time
 from typing import Any
 
 from celery import Celery
@@ -36,8 +40,13 @@ def main(kind: str) -> None:
     settings = get_settings()
     configure_logging(settings, "null worker")
     app: Celery = make_app(settings)
-    if kind == "bare":
+    if kind in {"bare", "sleep"}:
         redis: Any = Redis.from_url(settings.redis_url.get_secret_value())
+
+        @app.task(name="sleep")  # type: ignore[untyped-decorator]
+        def sleep(seconds: float, counter: str) -> None:
+            time.sleep(seconds)
+            redis.incr(counter)
 
         @app.task(name="bare")  # type: ignore[untyped-decorator]
         def bare() -> None:
