@@ -86,7 +86,7 @@ def get_batch(connection: Connection, owner: UUID, batch: UUID) -> Batch | None:
 
 
 def find_batch(connection: Connection, owner: UUID, name_or_id: str) -> Batch | None:
-    """Return the owner's batch of that id, or else of that name; of discarded ones only by id."""
+    """Return the owner's batch of that id, or else the one that has that name; of discarded ones only by id."""
     batch = parse_id(name_or_id)
     found = get_batch(connection, owner, batch) if batch else None
     if found is not None:
@@ -97,6 +97,16 @@ def find_batch(connection: Connection, owner: UUID, name_or_id: str) -> Batch | 
         batches.c.name == name_or_id,
         batches.c.discarded_at.is_(None),
     )
+
+
+def look_up_batch(connection: Connection, owner: UUID, name_or_id: str) -> Batch | None:
+    """Return the same, or else the newest discarded batch of that name: its owner asks why nothing of it ran."""
+    found = find_batch(connection, owner, name_or_id)
+    if found is not None:
+        return found
+    named = select(batches.c.id).where(batches.c.owner_id == owner, batches.c.name == name_or_id)
+    newest = connection.execute(named.order_by(batches.c.id.desc()).limit(1)).scalar_one_or_none()
+    return None if newest is None else get_batch(connection, owner, newest)
 
 
 def list_batches(

@@ -8,12 +8,12 @@ from sqlalchemy import Connection
 
 from common.contract import BatchState
 from common.errors import Rejected
-from producer.batches import Batch, find_batch
+from producer.batches import Batch, look_up_batch
 
 
 def known_batch(connection: Connection, owner: UUID, name_or_id: str) -> Batch:
     """Return the owner's batch of that id or name. Raises Rejected (batch_not_found)."""
-    found = None if "\x00" in name_or_id else find_batch(connection, owner, name_or_id)
+    found = None if "\x00" in name_or_id else look_up_batch(connection, owner, name_or_id)
     if found is None:
         raise Rejected(
             "batch_not_found",

@@ -115,6 +115,7 @@ class _Saver:
         self._rows = 0
         self._began = time.monotonic()
         self._written: dict[str, int] = {}
+        self._resubmit: str | None = None
         self._note: Callable[[str], None] = lambda _: None
 
     def print(self) -> None:
@@ -129,6 +130,7 @@ class _Saver:
         failed = RowFilter(frozenset({Status.FAILED}), self._wanted.error_codes)
         with self._shown():
             self._write(target, write_resubmit(self._all(failed)))
+        self._resubmit = str(target)
 
     def save(self, target: Target, *, uris: bool) -> None:
         """Write the table, or the outputs with it."""
@@ -165,7 +167,8 @@ class _Saver:
         if self._quiet:
             return
         for path, rows in self._written.items():
-            click.echo(f"{path}: {count(rows, 'row')}", err=printed)
+            none = " (nothing to submit again)" if rows == 0 and path == self._resubmit else ""
+            click.echo(f"{path}: {count(rows, 'row')}{none}", err=printed)
         if self.outputs:
             had = f"{count(self.outputs['fetched'])} fetched, {count(self.outputs['kept'])} there already"
             lost = f", {count(self.outputs['missing'])} gone for good" if self.outputs["missing"] else ""

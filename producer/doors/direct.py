@@ -73,7 +73,7 @@ class DirectDoor:
 
     def find(self, name_or_id: str) -> Batch:
         """See Door."""
-        found = self._do(lambda connection: batches.find_batch(connection, self._owner, name_or_id))
+        found = self._do(lambda connection: batches.look_up_batch(connection, self._owner, name_or_id))
         if found is None:
             raise Rejected("batch_not_found", f"no batch is named {name_or_id!r}; `fillfleet status` lists yours")
         return found

@@ -187,7 +187,8 @@ class Calls:
         if answer.status_code in _AWAY:
             return _Away(said, retry_after_seconds(answer.headers.get("Retry-After")))
         if answer.status_code == 401:
-            return Rejected("unauthorized", f"{self.url} refuses the key in FILLFLEET_API_KEY: {said}; {_KEY_HOW}")
+            what = said.partition(": ")[0]  # what follows is about headers, which is no concern of our user
+            return Rejected("unauthorized", f"{self.url} refuses the key in FILLFLEET_API_KEY: {what}; {_KEY_HOW}")
         if 300 <= answer.status_code < 400:
             return Rejected("redirected", f"{self.url} leads to another address; set FILLFLEET_URL to that one")
         if answer.status_code >= 500:

@@ -27,6 +27,7 @@ from producer.manifest.row import BadRow, ManifestError, ManifestRow
 from producer.manifest.row_builder import RowBuilder
 from producer.manifest.s3_location import as_prefix, below, is_s3, location_of
 from producer.manifest.text import ByteSource, FileSource, StdinSource, first_bytes
+from producer.manifest.trees import IMAGE_EXTENSIONS
 
 if TYPE_CHECKING:
     from common.sources import ObjectSource
@@ -95,6 +96,8 @@ def open_manifest(source: str, options: ManifestOptions, *, objects: OwnerObject
             return _open_folder(path, source, Form.WEBDATASET if shards else None, options, objects)
     except (OSError, ValueError):
         raise ManifestError(_no_file(source, exists=False)) from None
+    if options.form is None and path.suffix.lower() in IMAGE_EXTENSIONS:
+        raise ManifestError(f"{source} is one image; name the folder that it lies in, or a CSV that lists images")
     form = options.form or form_of_name(path.name) or form_of_content(first_bytes(FileSource(path)), path.name)
     if form not in _TABLES:
         return _open_files(form, source, options, objects)

@@ -219,6 +219,10 @@ def test_a_strict_submission_with_a_bad_row_starts_nothing_and_ends_with_4(cli: 
     assert json.loads(Path("bad.jsonl").read_text())["field"] == "seed"
     batch = door.find(done.out.strip())
     assert (batch.state, batch.counts.total) == ("cancelled", 0)
+    shown = cli("status", "a.jsonl")  # its name is free again, and still tells why
+    assert "1 bad row in a strict batch" in " ".join(shown.out.split())
+    assert cli("submit", "a.jsonl").code == 0
+    assert cli("status", "a.jsonl", "--json").json["state"] == "open"
 
 
 def test_only_the_first_rows_are_a_batch_of_their_own(cli: Cli, door: DirectDoor) -> None:
@@ -416,6 +420,8 @@ def test_failed_rows_are_a_manifest_of_their_own(cli: Cli, finished: str) -> Non
     assert cli("results", finished, "--resubmit", "again.jsonl").code == 0
     done = cli("submit", "again.jsonl", "--json")
     assert (done.json["new"], done.json["batch"]["rejected"]) == (2, 0)
+    none = cli("results", "again.jsonl", "--resubmit", "none.jsonl")
+    assert none.out == "none.jsonl: 0 rows (nothing to submit again)\n"
 
 
 def test_outputs_are_saved_into_a_folder_that_a_later_run_completes(cli: Cli, finished: str) -> None:
@@ -470,6 +476,7 @@ def test_a_page_about_a_batch_is_written(cli: Cli, finished: str) -> None:
         ("submit nowhere.csv", 1, "there is no file or folder 'nowhere.csv'"),
         ("submit products.csv --image-col link", 1, "its columns are 'custom_id', 'image', 'prompt', 'price'"),
         ("submit empty.csv", 1, "empty.csv"),
+        ("submit street.jpg", 1, "street.jpg is one image; name the folder that it lies in"),
         ("submit products.csv --mask nothing.png", 1, "the mask for all rows, 'nothing.png', names no file"),
         ("submit https://example.com/a.csv --check", 1, "download it first"),
         ("submit https://example.com/a.csv --name x --root .", 2, "--root is on this machine"),
@@ -488,6 +495,7 @@ def test_a_page_about_a_batch_is_written(cli: Cli, finished: str) -> None:
 def test_a_wrong_call_is_one_line_that_says_what_to_do(cli: Cli, command: str, code: int, words: str) -> None:
     table(2)
     Path("empty.csv").write_text("")
+    Image.new("RGB", (4, 4)).save("street.jpg")
     done = cli(*command.split())
     assert done.code == code
     assert words in done.error
