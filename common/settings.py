@@ -115,6 +115,8 @@ class Settings(BaseSettings):
     # --- manifests that users name by URL
     manifest_max_bytes: int = Field(default=8 * 1024 * MIB, ge=1024)
     manifest_fetch_seconds: float = Field(default=3600.0, gt=0)
+    manifest_memory_bytes: int = Field(default=2048 * MIB, ge=512 * MIB)
+    """What the process that reads one may take; at most four run at once beside each dispatcher."""
 
     # --- fetching what users name
     fetch_max_bytes: int = Field(default=50 * MIB, ge=1024)

@@ -27,8 +27,25 @@ class ManifestLease:
     """Since the batch was made, by the database's clock."""
 
 
-def claim_manifest(connection: Connection, *, lease_seconds: float) -> ManifestLease | None:
-    """Take the oldest manifest that nobody reads now, if there is one."""
+def claim_manifest(
+    connection: Connection, *, lease_seconds: float, at_once_of_an_owner: int = 1000
+) -> ManifestLease | None:
+    """Take the oldest manifest that nobody reads now, if there is one whose owner may have a further one read.
+
+    Two who claim in the same moment may overstep that bound by one.
+    """
+    others = batches.alias()
+    # A lease is renewed long before it has run to half; one that merely rests after trouble ends sooner than that.
+    being_read = (
+        select(func.count())
+        .select_from(others)
+        .where(
+            others.c.owner_id == batches.c.owner_id,
+            others.c.state == BatchState.RECEIVING,
+            others.c.intake_until > func.now() + timedelta(seconds=lease_seconds / 2),
+        )
+        .scalar_subquery()
+    )
     free = (
         select(batches.c.id)
         .where(
@@ -36,6 +53,7 @@ def claim_manifest(connection: Connection, *, lease_seconds: float) -> ManifestL
             batches.c.ended_at.is_(None),
             batches.c.manifest.is_not(None),
             or_(batches.c.intake_until.is_(None), batches.c.intake_until < func.now()),
+            being_read < at_once_of_an_owner,
         )
         .order_by(batches.c.id)
         .limit(1)
@@ -58,9 +76,9 @@ def claim_manifest(connection: Connection, *, lease_seconds: float) -> ManifestL
     return ManifestLease(row.id, row.owner_id, row.manifest, row.created_at, float(row.age))
 
 
-def keep_manifest(connection: Connection, batch: UUID, *, lease_seconds: float) -> None:
-    """Lengthen the lease."""
-    _until(connection, batch, func.now() + timedelta(seconds=lease_seconds))
+def keep_manifest(connection: Connection, batch: UUID, *, lease_seconds: float) -> bool:
+    """Lengthen the lease; False where the batch does not receive rows any more."""
+    return _until(connection, batch, func.now() + timedelta(seconds=lease_seconds))
 
 
 def give_manifest_back(connection: Connection, batch: UUID, *, delay_seconds: float = 0.0) -> None:
@@ -74,7 +92,6 @@ def refuse_manifest(connection: Connection, owner: UUID, batch: UUID, why: str) 
         discard_batch(connection, batch, why)
 
 
-def _until(connection: Connection, batch: UUID, until: Any) -> None:
-    connection.execute(
-        update(batches).where(batches.c.id == batch, batches.c.state == BatchState.RECEIVING).values(intake_until=until)
-    )
+def _until(connection: Connection, batch: UUID, until: Any) -> bool:
+    receiving = update(batches).where(batches.c.id == batch, batches.c.state == BatchState.RECEIVING)
+    return connection.execute(receiving.values(intake_until=until)).rowcount == 1

@@ -139,6 +139,8 @@ def _damaged(name: str, row: int, error: Exception) -> ManifestError:
     last = f"row {row} is the last good one" if row else "no row of it can be read"
     if isinstance(error, pa.ArrowNotImplementedError):
         return ManifestError(f"{name}: {last}; what follows is packed in a way that cannot be read here: write it anew")
+    if isinstance(error, MemoryError):
+        return ManifestError(f"{name}: {last}; what follows takes more memory than there is: write smaller row groups")
     return ManifestError(
         f"{name} ends too early, or is damaged: {last}; copy it again ({shorten(type(error).__name__)})"
     )
