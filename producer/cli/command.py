@@ -32,7 +32,7 @@ _FLEET: Final = "Which fleet"
 _ADVICE: Final = {
     "database_unavailable": "; check DATABASE_URL and that PostgreSQL runs, then give the same command again",
     "fleet_away": "; check the address and that the API runs",
-    "batch_exists": " (--name NAME)",
+    "batch_exists": " (--name NAME); `fillfleet status` with its name shows what --prompt and the like were then",
     "row_changed": " (--name NAME)",
 }
 

@@ -244,8 +244,10 @@ def _tell(sent: Sent, wish: Wish, access: Access) -> None:
         click.echo(batch.id.hex)
         return
     click.echo(f"Batch {batch.name} ({batch.id.hex})")
-    if batch.read_by_server:
+    if batch.read_by_server and batch.state is BatchState.RECEIVING:
         click.echo("  the fleet reads its manifest now, and starts it then")
+    elif batch.read_by_server:
+        click.echo(f"  the fleet has read its manifest already: {count(batch.counts.total, 'row')}")
     else:
         click.echo(f"  new rows       {count(sent.new):>12}")
         click.echo(f"  already there  {count(sent.same):>12}")

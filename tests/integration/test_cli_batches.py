@@ -510,7 +510,9 @@ def test_a_mistake_in_the_manifest_makes_no_batch(cli: Cli, door: DirectDoor) ->
 def test_the_same_name_with_other_rows_or_constants_is_refused_with_the_way_out(cli: Cli) -> None:
     table(3)
     cli("submit", "products.csv")
-    assert "another name (--name NAME)" in cli("submit", "products.csv", "--prompt", "x").error
+    error = cli("submit", "products.csv", "--prompt", "x").error
+    assert "another name (--name NAME)" in error
+    assert "`fillfleet status` with its name shows" in error
     Path("products.csv").write_text("custom_id,image\nsku-1,https://example.com/other.png\n")
     assert "row 1 (custom_id 'sku-1') says something else" in cli("submit", "products.csv").error
 

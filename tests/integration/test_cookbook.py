@@ -176,6 +176,7 @@ def test_objects_are_removed_from_a_folder_of_photographs(kitchen: Kitchen, cook
         assert np.array_equal(before[black], after[black])
         assert not np.array_equal(before, after)
     assert [row["custom_id"] for row in lines_of(cleaned / "results.jsonl")] == list(PHOTOS)
+    assert pq.read_table(cleaned / "results.parquet")["status"].to_pylist() == ["completed"] * 3
     page = (kitchen.folder / "photos.html").read_text()
     assert page.startswith("<!doctype html>")
     assert all(name in page for name in PHOTOS)
@@ -188,6 +189,7 @@ def test_product_pictures_are_outpainted_from_a_csv(kitchen: Kitchen, cooked: di
     assert [row["custom_id"] for row in rows] == list(PRODUCTS)
     assert [row["prompt"] for row in rows] == list(PRODUCTS.values())
     assert [row["price"] for row in rows] == [f"{sku} €" for sku in PRODUCTS]
+    assert not {"sku", "picture", "scene"} & rows[0].keys()
     assert {(row["status"], row["output_width"], row["output_height"]) for row in rows} == {
         ("completed", "1280", "720")
     }
@@ -226,6 +228,11 @@ def test_only_the_failures_are_run_again(kitchen: Kitchen, cooked: dict[str, lis
     (again,) = lines_of(kitchen.folder / "again.jsonl")
     assert (again["custom_id"], again["place"]) == ("panorama", 3)
     assert "shards-again is done: 1 completed, 0 failed" in submit.out
+
+
+def test_what_the_fleet_has_read_is_not_read_again(kitchen: Kitchen, cooked: dict[str, list[Done]]) -> None:
+    again = kitchen.cook(RECIPES[SHARDS][:1])[0]
+    assert "the fleet has read its manifest already: 5 rows" in again.out, cooked[SHARDS]
 
 
 def test_every_recipe_has_a_test() -> None:
