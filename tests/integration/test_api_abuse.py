@@ -162,3 +162,25 @@ def test_hostile_texts_are_kept_as_they_are(api: Api, account: Account) -> None:
     for prompt in ("'; DROP TABLE jobs; --", "{{7*7}}", "%s%n", "\u202e\u0007\x1b[2J", "😀" * 100, "a\\u0000b"):
         job = account.submit(prompt=prompt)["id"]
         assert account.result(job)["input"]["prompt"] == prompt
+
+
+def test_a_hundred_thousand_unknown_fields_cost_no_more_than_a_few(account: Account) -> None:
+    names = {f"{number:x}": 1 for number in range(90_000)}
+    chunk = json.dumps({"row": 1, "body": names}).encode()
+    lines = {"Content-Type": "application/x-ndjson"}
+    batch = account.ask("POST", "/api/v3/batches", json={"name": "b"})["data"]["id"]
+    began = time.monotonic()
+    account.ask("POST", "/api/v3/batches", json=names, status=400)
+    account.ask("POST", "/api/v3/batches", json={"name": "c", "defaults": names}, status=400)
+    taken = account.ask("POST", f"/api/v3/batches/{batch}/rows?upto=1", content=chunk, headers=lines)["data"]
+    assert taken["rejected"] == 1
+    assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("name", ["\\ud800", "x" * 500_000])
+def test_an_unknown_field_may_have_any_name(account: Account, name: str) -> None:
+    for body in (f'{{"{name}": 1}}', f'{{"defaults": {{"{name}": 1}}}}'):
+        headers = {"Content-Type": "application/json"}
+        answer = account.ask("POST", "/api/v3/batches", content=body.encode(), headers=headers, status=400)
+        assert "is no field" in answer["message"]
+        assert len(json.dumps(answer)) < 5000
