@@ -177,5 +177,5 @@ def test_outputs_come_through_links_and_those_that_are_gone_are_said_to_be(
     with pytest.raises(Rejected, match="does not exist") as caught:
         door.outputs.fetch(uri, max_bytes=1000)
     assert caught.value.code == "object_not_found"
-    with pytest.raises(Rejected, match="no such output"):
+    with pytest.raises(Rejected, match="no such file"):
         door.outputs.fetch(uri.replace(account.owner.hex, "0" * 32), max_bytes=1000)
