@@ -9,8 +9,9 @@ from __future__ import annotations
 import heapq
 import json
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final
 from uuid import UUID
 
@@ -96,15 +97,18 @@ _ROWS: Final = text("""
               AND status = 'created' AND publish_seq IS NULL AND available_at <= now()
             ORDER BY available_at, id
             LIMIT least(
-                :room, coalesce(CAST(CAST(:host_room AS jsonb) ->> lane.source_host AS integer), :any_host_room)
+                :depth, coalesce(CAST(CAST(:host_room AS jsonb) ->> lane.source_host AS integer), :any_host_room)
             )
         ) AS due
-        LIMIT :room
+        LIMIT :depth
     ) AS pick
     WHERE batches.state = 'open' AND batches.ended_at IS NULL
+      AND batches.id = ANY(coalesce(CAST(:batches AS uuid[]), ARRAY[batches.id]))
 """)
 """A batch goes through its lanes one after the other: all rows of one set of LoRAs, there host by host. Lanes are found
-by hopping, and only so many as it takes to fill the room; a host that has no room costs one hop."""
+by hopping, and only so many as it takes to fill the depth; a host that has no room costs one hop."""
+
+_OPEN: Final = text("SELECT count(*) FROM batches WHERE state = 'open' AND ended_at IS NULL")
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,10 @@ class Candidate:
     batch: UUID | None = None
     priority: int = _USUAL_PRIORITY
     host: str = ""
+
+
+_Lines = dict[UUID, dict[UUID | None, deque[Candidate]]]
+"""By owner and batch."""
 
 
 @dataclass(frozen=True)
@@ -139,19 +147,27 @@ def next_jobs(connection: Connection, queue: Queue, *, room: int, host_limit: in
         Candidate(row.id, row.owner_id)
         for row in connection.execute(_SINGLE, {"queue": queue.value, "room": room, **loads})
     ]
-    host_room: dict[str, int] = {}
+    if queue is not Queue.BULK:
+        return in_turn(found, flight, room=room, host_room={}, any_host_room=room)
     any_host_room = host_limit or room
-    if queue is Queue.BULK:
-        host_room = (
-            {host: max(0, any_host_room - number) for host, number in flight.hosts.items()} if host_limit else {}
-        )
-        host_room |= dict.fromkeys(paused_hosts(connection), 0) | {"": room}
-        wish = {"room": room, "host_room": json.dumps(host_room), "any_host_room": any_host_room}
-        found += [
-            Candidate(row.id, row.owner_id, row.batch_id, row.priority, row.source_host)
-            for row in connection.execute(_ROWS, wish)
-        ]
-    return in_turn(found, flight, room=room, host_room=host_room, any_host_room=any_host_room)
+    host_room = {host: max(0, any_host_room - number) for host, number in flight.hosts.items()} if host_limit else {}
+    host_room |= dict.fromkeys(paused_hosts(connection), 0) | {"": room}
+    wish = {"host_room": json.dumps(host_room), "any_host_room": any_host_room}
+    # Of a thousand open batches each shows a few rows, and more only where all of them were looked at: what is chosen
+    # is the same as if each had shown as many as there is room for.
+    depth = min(room, max(2 * RUN, 4 * room // max(1, connection.execute(_OPEN).scalar_one())))
+    rows = _read_rows(connection, wish | {"depth": depth, "batches": None})
+    depths = dict.fromkeys(rows, depth)
+    while True:
+        lines = _lines(chain(found, *rows.values()))
+        chosen = _choose(lines, flight, room=room, host_room=host_room, any_host_room=any_host_room)
+        cut_off = (batch for batch, shown in rows.items() if len(shown) == depths[batch] < room)
+        used_up = [batch for batch in cut_off if not lines[rows[batch][0].owner][batch]]
+        if not used_up:
+            return chosen
+        depth = min(room, 4 * depth)
+        depths |= dict.fromkeys(used_up, depth)
+        rows |= dict.fromkeys(used_up, ()) | _read_rows(connection, wish | {"depth": depth, "batches": used_up})
 
 
 def in_turn(
@@ -167,9 +183,20 @@ def in_turn(
     Among an owner's batches it is the one with the highest priority, then the one with the fewest jobs in flight, in
     runs. A job whose host has no room is left out.
     """
-    lines: dict[UUID, dict[UUID | None, deque[Candidate]]] = {}
+    return _choose(_lines(candidates), flight, room=room, host_room=host_room, any_host_room=any_host_room)
+
+
+def _lines(candidates: Iterable[Candidate]) -> _Lines:
+    lines: _Lines = {}
     for candidate in candidates:
         lines.setdefault(candidate.owner, {}).setdefault(candidate.batch, deque()).append(candidate)
+    return lines
+
+
+def _choose(
+    lines: _Lines, flight: InFlight, *, room: int, host_room: Mapping[str, int], any_host_room: int
+) -> list[UUID]:
+    """Do what `in_turn` says; what was looked at is taken out of `lines`."""
     owners = [(flight.owners[owner], owner) for owner in lines]
     heapq.heapify(owners)
     heaps: dict[UUID, list[_Line]] = {
@@ -217,6 +244,14 @@ def _line(candidate: Candidate, load: int, run: int = 0) -> _Line:
     if run == RUN:
         load, run = load + RUN, 0
     return _Line((-candidate.priority, load, batch.bytes if batch else b""), load, run, batch)
+
+
+def _read_rows(connection: Connection, wish: Mapping[str, object]) -> dict[UUID, Sequence[Candidate]]:
+    rows: dict[UUID, list[Candidate]] = {}
+    for row in connection.execute(_ROWS, wish):
+        candidate = Candidate(row.id, row.owner_id, row.batch_id, row.priority, row.source_host)
+        rows.setdefault(row.batch_id, []).append(candidate)
+    return dict(rows)
 
 
 def _read_in_flight(connection: Connection, queue: Queue) -> InFlight:

@@ -248,3 +248,21 @@ def test_each_step_of_a_batch_touches_few_pages_however_many_rows_it_has(full: F
     assert (found["end cancelled rows"], found["end more cancelled rows"], found["end no batch"]) == (5, 5, [])
     assert life.row(claimed)["cancel_requested_at"] is not None, "what runs comes first"
     assert [len(found[name]) for name in steps if name.startswith("retry")] == [5, 5, 0]  # type: ignore[arg-type]
+
+
+def test_a_pass_over_many_open_batches_looks_at_few_rows_of_each(life: Life) -> None:
+    for _ in range(100):
+        batch = life.open(0)
+        with life.engine.begin() as connection:
+            rows = {"owner": life.owner, "batch": batch, "count": 64, "of_host": 0, "status": "created"}
+            connection.execute(_FILL_BATCH, rows)
+    counts = touched(
+        life,
+        {
+            "first": partial(lifecycle.publish_waiting, queue=Queue.BULK, room=1),
+            "few": partial(lifecycle.publish_waiting, queue=Queue.BULK, room=8),
+            "many": partial(lifecycle.publish_waiting, queue=Queue.BULK, room=64),
+        },
+    )
+    marked = 64 - 8
+    assert counts["many"] - counts["few"] < 30 * marked, counts
