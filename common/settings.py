@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     batch_body_max_bytes: int = Field(default=2048 * MIB, ge=1024)
     """A manifest that is sent as the body of one request; it lies on the API's disk while its rows are taken in."""
     batch_chunk_max_bytes: int = Field(default=32 * MIB, ge=64 * 1024)
-    """One chunk of a batch's rows; it lies in the API's memory."""
+    """One chunk of a batch's rows; it lies in the API's memory while it is its turn, and on the disk before."""
     sync_mode_seconds: float = Field(default=120.0, gt=0, le=600)
     """How long a submit with enable_sync_mode may wait for its result."""
 

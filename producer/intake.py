@@ -47,6 +47,8 @@ MAX_NAME_CHARS: Final = 200
 MAX_CUSTOM_ID_CHARS: Final = 512
 MAX_EXTRA_COLUMNS: Final = 500
 """Columns of a results table that are passed through; whatever else a row has is in its NDJSON."""
+MAX_EXTRA_CHARS: Final = 64 * 1024
+"""Of what a row passes through: tables of results are made a page of rows at a time, in memory."""
 _FOR_SINGLE_JOBS: Final = frozenset({"enable_sync_mode", "enable_base64_output"})
 _FIELDS: Final = frozenset(FillRequest.model_fields) - _FOR_SINGLE_JOBS
 _SHOWN_FIELDS: Final = 4
@@ -174,7 +176,11 @@ class Intake:
         _check_row(row)
         request = self._resolver.resolve(parse_request({**defaults, **row.body}), ask)
         asked = request.model_dump_json(exclude=_SEED)
-        hashed = f"{request.seed}{asked}{_sorted_json(row.extra) if row.extra else ''}"
+        extra = _sorted_json(row.extra) if row.extra else ""
+        if len(extra) > MAX_EXTRA_CHARS:
+            reason = f"passes through columns of {len(extra)} characters as JSON"
+            raise InvalidRequest((Problem("row", "", reason, f"at most {MAX_EXTRA_CHARS} beside the fields"),))
+        hashed = f"{request.seed}{asked}{extra}"
         seed = request.seed if request.seed >= 0 else draw_seed()
         return NewRow(
             number=row.number,

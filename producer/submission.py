@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from common.contract import BatchState
 from producer.batches import Batch
@@ -24,7 +24,9 @@ from producer.manifest import BadRow, InlineContent, ManifestRow
 from producer.manifest.open import Manifest
 
 _CHUNK_BYTES: Final = 64 * 1024 * 1024
-"""What the rows of a chunk may bring along as bytes, as those of a tar do; they lie in memory until they are sent."""
+"""What the rows of a chunk may hold: bytes of files, as those of a tar do, and long texts; it lies in memory."""
+_ITEM_BYTES: Final = 64
+"""Of one item of a list or an object that a row passes through: about what Python takes for it."""
 _ALLOCATIONS: Final = 50_000
 """A third of what a chunk's rows are; by default it is 700."""
 
@@ -86,13 +88,41 @@ def chunks(manifest: Manifest, max_rows: int = CHUNK_ROWS) -> Iterator[Rows]:
     size = 0
     for row in manifest.rows():
         chunk.append(row)
-        if isinstance(row, ManifestRow) and row.files:
-            size += sum(len(content.data) for content in row.files.values() if isinstance(content, InlineContent))
+        if isinstance(row, ManifestRow):
+            size += _size(row)
         if len(chunk) >= max_rows or size >= _CHUNK_BYTES:
             yield chunk
             chunk, size = [], 0
     if chunk:
         yield chunk
+
+
+def _size(row: ManifestRow) -> int:
+    """Return about how many bytes a row holds."""
+    size = sum(len(content.data) for content in row.files.values() if isinstance(content, InlineContent))
+    for values in (row.body, row.extra):
+        for value in values.values():
+            if isinstance(value, str):
+                size += len(value)
+            elif isinstance(value, list | dict):
+                size += _nested_size(value)
+    return size
+
+
+def _nested_size(value: Any) -> int:
+    size = 0
+    stack = [value]
+    while stack:
+        inner = stack.pop()
+        size += _ITEM_BYTES
+        if isinstance(inner, str):
+            size += len(inner)
+        elif isinstance(inner, list):
+            stack.extend(inner)
+        elif isinstance(inner, dict):
+            stack.extend(inner)
+            stack.extend(inner.values())
+    return size
 
 
 @contextmanager

@@ -6,9 +6,11 @@ bad row of the batch: it is written down, and the others are taken.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from itertools import islice
-from typing import Annotated, Any, Final
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,15 +23,16 @@ from producer.api.auth import CallerOf
 from producer.api.batch_lookup import check_receives, known_batch
 from producer.api.envelope import ApiError, invalid, success
 from producer.api.json_body import parse_json_object
-from producer.api.lines_body import check_lines
+from producer.api.lines_body import check_lines, spool
 from producer.api.links import ApiRootOf
 from producer.api.own_fields import own_body, own_query
-from producer.api.services import ServicesOf
+from producer.api.services import Services, ServicesOf
 from producer.batch_wire import CheckedWire, RejectWire, TakenWire
 from producer.intake import CHUNK_ROWS, Chunk, Intake, Taken
 from producer.manifest import BadRow, ManifestRow
 from producer.row_wire import MAX_ROW, BadLine, read_lines
 
+T = TypeVar("T")
 MAX_ROWS: Final = 2 * CHUNK_ROWS
 _LINES: Final = (
     '{"row": 1, "where": "products.csv, line 2", "custom_id": "sku-1", "body": {"image": "https://example.com/1.jpg"}, '
@@ -79,16 +82,15 @@ async def take(batch: str, request: Request, caller: CallerOf, services: Service
     wish = own_query(ChunkWish, request)
     found = await services.in_transaction(lambda connection: known_batch(connection, caller.owner, batch))
     check_receives(found, "sent rows")
-    data = await request.body()
     intake = Intake(services.settings, services.objects, caller.owner, root.base)
 
-    def judge_and_store() -> Taken:
+    def judge_and_store(data: bytes) -> Taken:
         # Judged before the transaction begins, so that the batch is locked no longer than the database needs.
         good, bad = intake.judge(_rows(data, wish.upto), found.defaults, services.ask)
         chunk = Chunk(good, bad, wish.upto, wish.digest)
         return services.ask(lambda connection: intake.store(connection, found.id, chunk))
 
-    return success(TakenWire.of(await services.on_intake_thread(judge_and_store)).model_dump())
+    return success(TakenWire.of(await _with_body(request, services, judge_and_store)).model_dump())
 
 
 @router.post(
@@ -100,16 +102,22 @@ async def take(batch: str, request: Request, caller: CallerOf, services: Service
 async def check(request: Request, caller: CallerOf, services: ServicesOf, root: ApiRootOf) -> Response:
     """Say which rows would be bad. The first line is `{"defaults": {…}}`; the others are as for `…/rows`."""
     check_lines(request)
-    first, _, rest = (await request.body()).partition(b"\n")
     intake = Intake(services.settings, services.objects, caller.owner, root.base)
 
-    def judge() -> CheckedWire:
+    def judge(data: bytes) -> CheckedWire:
+        first, _, rest = data.partition(b"\n")
         defaults = own_body(CheckWish, _first_line(first)).defaults
         good, bad = intake.judge(_rows(rest, MAX_ROW, before=1), defaults, services.ask)
         return CheckedWire(good=len(good), rejects=[RejectWire.of(reject) for reject in bad])
 
-    checked = await services.on_intake_thread(judge)
-    return success(checked.model_dump())
+    return success((await _with_body(request, services, judge)).model_dump())
+
+
+async def _with_body(request: Request, services: Services, work: Callable[[bytes], T]) -> T:
+    """Return what `work` makes of the body. Those that come slowly, or wait for their turn, wait on the disk."""
+    with tempfile.TemporaryDirectory(prefix="fillfleet-rows-") as folder:
+        body = await spool(request, Path(folder) / "body")
+        return await services.on_intake_thread(lambda: work(body.path.read_bytes()))
 
 
 def _first_line(line: bytes) -> Mapping[str, Any]:

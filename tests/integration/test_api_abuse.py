@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import socket
 import time
+from contextlib import ExitStack
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -184,3 +186,21 @@ def test_an_unknown_field_may_have_any_name(account: Account, name: str) -> None
         answer = account.ask("POST", "/api/v3/batches", content=body.encode(), headers=headers, status=400)
         assert "is no field" in answer["message"]
         assert len(json.dumps(answer)) < 5000
+
+
+def test_chunks_that_come_slowly_do_not_fill_the_memory(api: Api, account: Account) -> None:
+    batch = account.ask("POST", "/api/v3/batches", json={"name": "b"})["data"]["id"]
+    parts = urlsplit(api.url)
+    size = 24 * 1024 * 1024
+    head = (
+        f"POST /api/v3/batches/{batch}/rows?upto=1 HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {account.key}\r\n"
+        f"Content-Type: application/x-ndjson\r\nContent-Length: {size}\r\n\r\n"
+    )
+    body = b" " * (size - 1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with ExitStack() as stack:
+        for _ in range(16):
+            sender = stack.enter_context(socket.create_connection((parts.hostname, parts.port), timeout=10))
+            sender.sendall(head.encode() + body)
+        account.ask("GET", "/api/v3/models")
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150 * 1024  # KiB

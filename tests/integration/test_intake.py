@@ -104,6 +104,7 @@ def test_a_row_says_more_than_the_batch_and_the_batch_more_than_the_contract(
         (row(2, "x" * 600), "custom_id", "1 to 512 characters"),
         (row(2, "nul \x00"), "custom_id", "NUL"),
         (row(2, "half \ud800"), "custom_id", "surrogate"),
+        (row(2, extra={"caption": "x" * 70_000}), "row", "70015 characters as JSON; allowed: at most 65536"),
         (row(2, loras=[{"path": "a/b", "scale": 9}]), "loras[0].scale", "0 to 4"),
         (BadRow(2, "m.jsonl, line 2", "row", "", "is no JSON"), "row", "is no JSON"),
     ],
