@@ -266,3 +266,24 @@ def test_a_pass_over_many_open_batches_looks_at_few_rows_of_each(life: Life) -> 
     )
     marked = 64 - 8
     assert counts["many"] - counts["few"] < 30 * marked, counts
+
+
+def test_what_is_done_to_many_rows_is_no_statement_for_each(life: Life) -> None:
+    batch = life.open(20)
+    statements: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, parameters: object, *_more: object) -> None:
+        times = len(parameters) if isinstance(parameters, list) else 1  # one for each, sent together
+        statements.extend([statement] * times)
+
+    life.do(lifecycle.cancel_batch, life.owner, batch)
+    event.listen(life.engine, "before_cursor_execute", note)
+    try:
+        assert life.do(lifecycle.end_cancelled_rows) == 20
+        assert life.do(lifecycle.end_batches) == [batch]
+        assert len(life.do(lifecycle.retry_rows, life.owner, batch)) == 20
+    finally:
+        event.remove(life.engine, "before_cursor_execute", note)
+    repeated = [statement for statement in set(statements) if statements.count(statement) >= 20]
+    assert not repeated, repeated
+    assert {len(life.events(job)) for job in life.rows_of(batch)} == {2}
