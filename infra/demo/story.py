@@ -58,9 +58,7 @@ def run_demo(console: Console, folders: SystemFolders, output: Path, *, keep: bo
     inputs = [(job, prepare(job)) for job in choose_jobs(bundled_model=bundled)]
     output.mkdir(parents=True, exist_ok=True)
     with PhotoServer(site_files(inputs)) as site:
-        console.print(
-            "[bold]Starting the system:[/bold] PostgreSQL, Valkey, SeaweedFS, API, dispatcher, worker, Flower"
-        )
+        console.print("[bold]Starting:[/bold] PostgreSQL, Valkey, SeaweedFS, API, dispatcher, worker, Flower")
         began = time.monotonic()
         system = System(folders, _environment(folders, site), lambda said: _say(console, said), with_lora=bundled)
         try:
@@ -112,8 +110,11 @@ def _do_jobs(
             calls = [(job, job.call, material) for job, material in inputs if job.call is not None]
             console.print(f"[bold]Single calls:[/bold] {len(calls)} jobs, each a request to the HTTP API")
             taken = [submit(client, job, call, material, site) for job, call, material in calls]
-            console.print(f"[bold]A batch:[/bold] {len(dataset.rows)} jobs, the rows of one manifest with local files")
-            console.print(f"  [dim]in {escape(shown_path(output))}, FILLFLEET_URL and FILLFLEET_API_KEY are set:[/dim]")
+            console.print(
+                f"[bold]A batch:[/bold] {len(dataset.rows)} jobs, the rows of a manifest; one more row is bad"
+            )
+            where = f"in {escape(shown_path(output))}, with FILLFLEET_URL and FILLFLEET_API_KEY set"
+            console.print(f"  [dim]{where}:[/dim]", soft_wrap=True)
             first = submit_batch(terminal, name)
             show_command(console, first)
             taken += rows_of(client, name, inputs)
@@ -155,7 +156,9 @@ def _write_down(console: Console, run: Run, output: Path) -> None:
     with waiting(console, "writing the report"):
         write_report(run, output / "report.html")
         draw_sheet(run).save(output / "sheet.png", optimize=True)
+    console.print()
     console.print(results_table(run.judged))
+    console.print()
     console.print(batch_line(run))
     made = {"Report": "report.html", "Sheet": "sheet.png", "Batch": PAGE, "Table": TABLE}
     for name, file in made.items():

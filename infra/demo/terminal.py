@@ -11,8 +11,10 @@ from typing import Final
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from common.contract import Status
 from infra.demo.calls import Submitted
@@ -74,8 +76,12 @@ class BatchProgress:
         self._failed += failed
         self._images += len(prediction.outputs)
         seconds = time.monotonic() - self._began
-        said = f"[red]failed[/red]: {escape(prediction.error)}" if failed else "[green]completed[/green]"
-        self._console.print(f"  [dim]{seconds:5.1f} s[/dim]  {escape(one.job.title)} ({escape(one.job.name)}): {said}")
+        said = f"[{'red' if failed else 'green'}]{prediction.status.value}[/]"
+        wanted = ", as it should" if failed and one.job.expected is Status.FAILED else ""
+        name = f"{escape(one.job.title)} ({escape(one.job.name)})"
+        self._console.print(f"  [dim]{seconds:5.1f} s[/dim]  {name}: {said}{wanted}")
+        if prediction.error:
+            self._console.print(Padding(Text(prediction.error, style="dim"), (0, 0, 0, 11)))
         rate = self._images / seconds if seconds else 0.0
         state = f"{self._failed} failed, {self._images}/{self._all_images} images, {rate:.1f} images/s"
         self._progress.update(self._task, advance=1, state=state)
@@ -95,12 +101,11 @@ def shown_path(path: Path) -> str:
 
 
 def results_table(judged: Sequence[Judged]) -> Table:
-    """Return the table of all jobs: what each shows, how it ended, and which promises it kept."""
-    table = Table(title="What became of the jobs", title_justify="left", title_style="bold", pad_edge=False)
+    """Return the table of all jobs: what each shows, how it ended, and which promises it kept. 80 columns hold it."""
+    table = Table(box=None, pad_edge=False)
     for heading in ("Job", "What it shows", "Came as", "State"):
         table.add_column(heading)
-    for heading in ("Seconds", "On device"):
-        table.add_column(heading, justify="right")
+    table.add_column("Seconds", justify="right")
     table.add_column("Checks")
     for one in judged:
         outcome, trail = one.outcome, one.outcome.trail
@@ -108,10 +113,9 @@ def results_table(judged: Sequence[Judged]) -> Table:
         table.add_row(
             escape(outcome.job.name),
             escape(outcome.job.title),
-            outcome.came_as.removesuffix(" of the batch"),
+            outcome.came_as.removesuffix(" of the batch").removeprefix("single "),
             f"[{'green' if completed else 'red'}]{outcome.prediction.status.value}[/]",
             f"{trail.seconds:.1f}" if trail and trail.seconds is not None else "?",
-            f"{outcome.prediction.timings.get('inference', 0) / 1000:.1f}" if completed else "",
             _checks(one.checks),
         )
     return table
@@ -122,9 +126,9 @@ def batch_line(run: Run) -> str:
     batch = run.batch
     bad = len(batch.rejects)
     rows = f"{len(batch.table)} rows, {bad} bad row, as intended" if bad == 1 else f"{len(batch.table)} rows, {bad} bad"
-    return f"The batch {escape(batch.name)}: {rows}  {_checks(run.batch_checks)}"
+    return f"The batch {escape(batch.name)}: {rows}, checks {_checks(run.batch_checks)}"
 
 
 def _checks(checks: Sequence[Check]) -> str:
     broken = ", ".join(check.promise for check in checks if not check.kept)
-    return f"[red]✗ {escape(broken)}[/red]" if broken else f"[green]✓ {len(checks)} of {len(checks)}[/green]"
+    return f"[red]✗ {escape(broken)}[/red]" if broken else f"[green]✓ all {len(checks)}[/green]"
