@@ -22,7 +22,7 @@ def stream_responses(*media_types: str, example: str) -> dict[int | str, dict[st
     content: dict[str, Any] = {name: {"schema": {"type": "string", "format": "binary"}} for name in media_types}
     content[media_types[0]]["example"] = example
     # FastAPI would document JSON for a route that has a model.
-    errors = openapi.responses(openapi.ErrorEnvelope, 400, 401, 404, 503)
+    errors = openapi.responses(openapi.ErrorEnvelope, 400, 401, 404, 429, 503)
     return {
         **errors,
         200: {"description": "The stream; it is whole only if the connection ends well", "content": content},

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Final, Literal
 from urllib.parse import quote
+from uuid import UUID
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,7 +23,8 @@ from common.contract import Problem, Status, Text, shorten
 from producer.api import batch_docs, openapi
 from producer.api.auth import CallerOf
 from producer.api.batch_lookup import known_batch
-from producer.api.envelope import invalid
+from producer.api.envelope import ApiError, invalid
+from producer.api.errors import RETRY_SECONDS
 from producer.api.own_fields import own_query
 from producer.api.services import Services, ServicesOf
 from producer.api.stream import BreakableStream
@@ -120,7 +122,7 @@ async def results(batch: str, request: Request, caller: CallerOf, services: Serv
     jobs = read_jobs(services.engine, caller.owner, found.id, wanted, after=after)
     rows = (flatten(job, bucket=services.objects.bucket) for job in jobs)
     kind = _KINDS[wish.format]
-    return _stream(services, kind.write(rows, found), kind.media_type, f"{found.name}-{kind.ending}")
+    return _stream(services, caller.owner, kind.write(rows, found), kind.media_type, f"{found.name}-{kind.ending}")
 
 
 @router.get(
@@ -141,17 +143,25 @@ async def rejects(batch: str, request: Request, caller: CallerOf, services: Serv
             yield from ndjson.write_ndjson(RejectWire.of(reject).model_dump() for reject in page)
             after = page[-1].number
 
-    return _stream(services, lines(), ndjson.MEDIA_TYPE, f"{found.name}-rejects.jsonl")
+    return _stream(services, caller.owner, lines(), ndjson.MEDIA_TYPE, f"{found.name}-rejects.jsonl")
 
 
-def _stream(services: Services, pieces: Iterator[bytes], media_type: str, name: str) -> BreakableStream:
+def _stream(services: Services, owner: UUID, pieces: Iterator[bytes], media_type: str, name: str) -> BreakableStream:
+    if not services.begin_stream(owner):
+        message = "too many results of yours are being read at once; finish or close one, and try again"
+        raise ApiError(429, message, headers={"Retry-After": str(RETRY_SECONDS)})
     plain = _PLAIN.sub("_", name)
     headers = {
         "Content-Disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}",
         "Cache-Control": "no-store",
         "X-Content-Type-Options": "nosniff",
     }
-    return BreakableStream(services.streamed(_joined(pieces)), media_type=media_type, headers=headers)
+    return BreakableStream(
+        services.streamed(_joined(pieces)),
+        media_type=media_type,
+        headers=headers,
+        on_end=partial(services.end_stream, owner),
+    )
 
 
 def _joined(pieces: Iterator[bytes]) -> Generator[bytes, None, None]:

@@ -35,6 +35,7 @@ _MEANINGS: Final = {
     409: "This Idempotency-Key was used with another body",
     410: "The images are no longer stored",
     413: "The body is too large",
+    429: "Too many at once; try again after `Retry-After` seconds",
     503: "Database or bucket do not answer; try again after `Retry-After` seconds",
 }
 

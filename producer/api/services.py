@@ -6,9 +6,11 @@ Made once by create_app and handed to each route; nothing in this package is glo
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass, field
 from typing import Annotated, Final, ParamSpec, TypeVar
+from uuid import UUID
 
 import anyio
 from anyio import CapacityLimiter
@@ -28,6 +30,8 @@ _STORAGE_THREADS: Final = 8
 _INTAKE_THREADS: Final = 4
 """Judging rows is Python's work: more at once would only take time from the others."""
 _RESULTS_THREADS: Final = 8
+_STREAMS_OF_AN_OWNER: Final = 8
+"""Of one that is read slowly a page of rows lies in memory; it takes no thread."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,22 @@ class Services:
     _storage_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_STORAGE_THREADS))
     _intake_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_INTAKE_THREADS))
     _results_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_RESULTS_THREADS))
+
+    _streams: Counter[UUID] = field(default_factory=Counter)
+    """How many streams each owner has open; the event loop's alone."""
+
+    def begin_stream(self, owner: UUID) -> bool:
+        """Count one more stream of the owner, until `end_stream`; False where it has enough of them."""
+        if self._streams[owner] >= _STREAMS_OF_AN_OWNER:
+            return False
+        self._streams[owner] += 1
+        return True
+
+    def end_stream(self, owner: UUID) -> None:
+        """Count one stream less."""
+        self._streams[owner] -= 1
+        if not self._streams[owner]:
+            del self._streams[owner]
 
     async def in_transaction(self, work: Callable[[Connection], T]) -> T:
         """Return what `work` returns, done on a thread of its own in one transaction.

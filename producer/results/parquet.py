@@ -1,4 +1,4 @@
-"""The results table as Parquet, handed out while it is made: zstd, row groups of 10,000 rows, the same types always."""
+"""The results table as Parquet, handed out while it is made: zstd, row groups of up to 10,000 rows, one set of types."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from producer.results.cells import extra_cell
-from producer.results.columns import MODEL_VERSION, Row, column_names, extra_names
+from producer.results.columns import EXTRA, MODEL_VERSION, Row, column_names, extra_names
 from producer.results.ndjson import to_json
 from producer.results.schema import table_schema
 
 MEDIA_TYPE: Final = "application/vnd.apache.parquet"
 GROUP_ROWS: Final = 10_000
 """Some 50 MB of Python values at a time; a reader skips and decodes by these groups, so much smaller ones cost it."""
+GROUP_CHARS: Final = 32 * 2**20
+"""Of what rows pass through: long texts make smaller groups, which lie in memory while they are made."""
 
 
 class _Outbox:
@@ -62,13 +64,26 @@ def write_parquet(
     outbox = _Outbox()
     source = iter(rows)
     with pq.ParquetWriter(pa.PythonFile(outbox, mode="w"), schema, compression="zstd") as writer:
-        while group := list(islice(source, group_rows)):
+        while group := _group(source, group_rows):
             columns = [_column(group, name) for name in names]
             columns += [[extra_cell(row, name) for row in group] for name in extras]
             arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=group_rows)
             yield outbox.take()
     yield outbox.take()
+
+
+def _group(rows: Iterator[Row], group_rows: int) -> list[Row]:
+    """Return the next rows: fewer where they pass long texts through, since a group lies in memory."""
+    group: list[Row] = []
+    size = 0
+    for row in islice(rows, group_rows):
+        group.append(row)
+        extra = row.get(EXTRA)
+        size += len(str(extra)) if extra else 0
+        if size >= GROUP_CHARS:
+            break
+    return group
 
 
 def _column(group: Sequence[Row], name: str) -> list[Any]:

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,7 +25,7 @@ from common.errors import Rejected, Unavailable
 from common.lifecycle import NewBatch, NewRow
 from producer.api import batch_results
 from producer.results.read import read_jobs
-from tests.support.api import IMAGE, Account, Api
+from tests.support.api import IMAGE, Account, Api, check_envelope
 
 BATCHES = "/api/v3/batches"
 LINES = {"Content-Type": "application/x-ndjson"}
@@ -192,6 +193,32 @@ def test_a_client_that_hangs_up_ends_the_reading(api: Api, account: Account, mon
     assert watched.ended.wait(10)
     assert watched.read < 2000
     assert _busy_connections(api) == 0
+
+
+def test_nobody_keeps_more_than_a_few_streams_open(api: Api, account: Account) -> None:
+    batch = _fill(api, account, 2000, {"note": "n" * 20_000})
+    other = api.account()
+    others = _fill(api, other, 3)
+    host = urlsplit(api.url)
+    head = f"Host: {host.netloc}\r\nAuthorization: Bearer {account.key}\r\n\r\n"
+    with ExitStack() as stack:
+        for kind in ("ndjson", "csv", "parquet", "resubmit") * 2:
+            client = stack.enter_context(socket.create_connection((host.hostname, host.port)))
+            client.sendall(f"GET {BATCHES}/{batch.hex}/results?format={kind} HTTP/1.1\r\n{head}".encode())
+            if kind != "resubmit":  # which has no rows, and ends at once
+                assert client.recv(1000).startswith(b"HTTP/1.1 200")
+        for _ in range(2):
+            client = stack.enter_context(socket.create_connection((host.hostname, host.port)))
+            client.sendall(f"GET {BATCHES}/{batch.hex}/results HTTP/1.1\r\n{head}".encode())
+            assert client.recv(1000).startswith(b"HTTP/1.1 200")
+        answer = account.client.get(f"{BATCHES}/{batch.hex}/rejects")
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "2")
+        assert "are being read at once" in check_envelope(answer)["message"]
+        assert len(_rows(other, others)) == 3
+    deadline = time.monotonic() + 10
+    while account.client.get(f"{BATCHES}/{batch.hex}/rejects").status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_stream_that_cannot_be_finished_is_broken_off(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.contract import Status
-from producer.results.columns import COLUMNS, column_names, extra_names
+from producer.results.columns import COLUMNS, EXTRA, column_names, extra_names
 from producer.results.csv import write_csv
 from producer.results.ndjson import write_ndjson
 from producer.results.parquet import write_parquet
@@ -158,3 +160,10 @@ def test_the_schema_says_what_each_column_means_and_types_depend_on_no_row() -> 
     assert schema.field("sku").type == pa.string()
     assert schema.field("outputs").type == pa.list_(pa.string())
     assert json.loads(b"".join(write_ndjson([flatten({}, bucket=BUCKET)])))["row"] is None
+
+
+def test_long_texts_that_are_passed_through_make_smaller_row_groups() -> None:
+    rows = [{"row": number, EXTRA: {"note": "n" * 60_000}} for number in range(1, 1201)]
+    file = pq.ParquetFile(io.BytesIO(b"".join(write_parquet(rows, ["note"]))))
+    assert file.metadata.num_rows == 1200
+    assert [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)] == [560, 560, 80]
