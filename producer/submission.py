@@ -27,8 +27,8 @@ _CHUNK_BYTES: Final = 64 * 1024 * 1024
 """What the rows of a chunk may hold: bytes of files, as those of a tar do, and long texts; it lies in memory."""
 _ITEM_BYTES: Final = 64
 """Of one item of a list or an object that a row passes through: about what Python takes for it."""
-_ALLOCATIONS: Final = 50_000
-"""A third of what a chunk's rows are; by default it is 700."""
+_ALLOCATIONS: Final = 10_000
+"""By default it is 700. With far more, what the database's driver leaves behind would pile up over a million rows."""
 
 Rows = Sequence[ManifestRow | BadRow]
 
@@ -76,6 +76,7 @@ def submit(
                 on_progress(progress)
             sent = upto
             sending = sender.submit(send)
+            del chunk, send  # while the next one is read, this one lives only as long as it is sent
         if sending is not None:
             progress = progress.plus(sending.result(), sent)
             on_progress(progress)
@@ -158,6 +159,7 @@ def _digested(manifest: Manifest, files: InputFiles, chunk_rows: int) -> Iterato
         resolved = files.resolve(chunk)
         digest.update(repr([_said(row) for row in resolved]).encode("utf-8", "surrogatepass"))
         yield resolved, digest.hexdigest()
+        del chunk, resolved
 
 
 def _said(row: ManifestRow | BadRow) -> object:
