@@ -22,6 +22,7 @@ from producer.api.batch_lookup import known_batch
 from producer.api.batch_start import start_batch
 from producer.api.batch_wish import BodyWish, new_batch_of_body
 from producer.api.envelope import invalid
+from producer.api.idempotency import HEADER, read_once_key
 from producer.api.lines_body import Spooled, check_lines, spool
 from producer.api.own_fields import own_query
 from producer.api.services import Services
@@ -44,7 +45,7 @@ async def batch_of_body(request: Request, services: Services, owner: UUID, intak
     """Take the body in and return the batch as it is then. Raises ApiError, InvalidRequest, Rejected, ManifestError."""
     check_lines(request)
     wish = own_query(BodyWish, request)
-    new = new_batch_of_body(wish, services.settings)
+    new = new_batch_of_body(wish, services.settings, read_once_key(request.headers.get(HEADER), {}))
     with tempfile.TemporaryDirectory(prefix="fillfleet-body-") as folder:
         body = await spool(request, Path(folder) / "body")
         await services.on_intake_thread(lambda: _check_plain(body))

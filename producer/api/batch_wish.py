@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -14,6 +15,7 @@ from pydantic.config import JsonDict
 from common.contract import InvalidRequest, Problem, Text
 from common.lifecycle import NewBatch
 from common.settings import Settings
+from producer.api.idempotency import OnceKey
 from producer.api.own_fields import own_body
 from producer.inputs import Ask, InputResolver
 from producer.intake import MAX_NAME_CHARS
@@ -77,8 +79,13 @@ class BodyWish(BaseModel):
     open: bool = Field(default=True, description="true or false; false: rows wait until …/open")
 
 
-def new_batch(wish: BatchWish, settings: Settings, resolver: InputResolver, ask: Ask) -> NewBatch:
-    """Return the batch to start. Raises InvalidRequest, Rejected; the latter of its webhook."""
+def new_batch(
+    wish: BatchWish, settings: Settings, resolver: InputResolver, ask: Ask, once: OnceKey | None = None
+) -> NewBatch:
+    """Return the batch to start; without a name, `once` is what it is known by when the request comes again.
+
+    Raises InvalidRequest, Rejected; the latter of its webhook.
+    """
     _check_webhook(wish.webhook_url, settings)
     if wish.options is not None and wish.manifest is None:
         raise InvalidRequest((Problem("options", "an object", "goes with a manifest", "left out, or with a manifest"),))
@@ -98,7 +105,7 @@ def new_batch(wish: BatchWish, settings: Settings, resolver: InputResolver, ask:
         )
         manifest = {"source": source, "options": options_to_json(options)}
     return NewBatch(
-        name=wish.name or _made_up_name(manifest),
+        name=wish.name or _made_up_name(manifest, once),
         defaults=wish.defaults,
         strict=wish.strict,
         priority=wish.priority,
@@ -107,11 +114,11 @@ def new_batch(wish: BatchWish, settings: Settings, resolver: InputResolver, ask:
     )
 
 
-def new_batch_of_body(wish: BodyWish, settings: Settings) -> NewBatch:
-    """Return the batch to start for rows that came as the body. Raises Rejected of its webhook."""
+def new_batch_of_body(wish: BodyWish, settings: Settings, once: OnceKey | None = None) -> NewBatch:
+    """Return the same for rows that came as the body. Raises Rejected of its webhook."""
     _check_webhook(wish.webhook_url, settings)
     return NewBatch(
-        name=wish.name or _made_up_name(None),
+        name=wish.name or _made_up_name(None, once),
         strict=wish.strict,
         priority=wish.priority,
         webhook_url=wish.webhook_url,
@@ -123,10 +130,12 @@ def _check_webhook(url: str | None, settings: Settings) -> None:
         check_webhook_url(url, settings)
 
 
-def _made_up_name(manifest: dict[str, Any] | None) -> str:
-    """Return a name that tells what and when, and that no other batch has."""
+def _made_up_name(manifest: dict[str, Any] | None, once: OnceKey | None) -> str:
+    """Return a name that tells what and when, and that no other batch has; of an Idempotency-Key the same each time."""
     what = "batch"
     if manifest is not None:
         last = PurePosixPath(unquote(urlsplit(manifest["source"]).path, errors="replace")).name
         what = "".join(char if char.isprintable() else "_" for char in last)[:100].strip() or what
+    if once is not None:
+        return f"{what} {hashlib.sha256(once.key.encode()).hexdigest()[:16]}"
     return f"{what} {datetime.now(UTC):%Y-%m-%d %H:%M:%S} {secrets.token_hex(3)}"

@@ -26,6 +26,7 @@ from producer.api.batch_lookup import check_receives, known_batch
 from producer.api.batch_start import start_batch
 from producer.api.batch_wish import BatchWish, BodyWish, new_batch
 from producer.api.envelope import success
+from producer.api.idempotency import HEADER, read_once_key
 from producer.api.json_body import read_json_object
 from producer.api.lines_body import is_lines
 from producer.api.links import ApiRootOf
@@ -94,16 +95,18 @@ async def make(request: Request, caller: CallerOf, services: ServicesOf, root: A
     batch. As JSON without one: rows are sent to `…/rows`, then `…/open` starts them. As `application/x-ndjson`: the
     body is the manifest, one object a line, with the other fields as the query.
 
-    The same name and defaults again are the same batch, and rows that it has are not made twice.
+    The same name and defaults again are the same batch, and rows that it has are not made twice. For a batch without
+    a name the header `Idempotency-Key` does the same.
     """
     intake = Intake(services.settings, services.objects, caller.owner, root.base)
     if is_lines(request.headers.get("content-type", "")):
         return _told(await batch_of_body(request, services, caller.owner, intake))
     wish = own_body(BatchWish, await read_json_object(request))
     resolver = InputResolver(services.settings, services.objects, caller.owner, root.base)
+    once = read_once_key(request.headers.get(HEADER), {})
 
     def start(connection: Connection) -> Batch:
-        new = new_batch(wish, services.settings, resolver, lambda look: look(connection))
+        new = new_batch(wish, services.settings, resolver, lambda look: look(connection), once)
         return start_batch(connection, intake, new)
 
     return _told(await services.in_transaction(start))

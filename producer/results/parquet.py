@@ -1,4 +1,4 @@
-"""The results table as Parquet, handed out while it is made: zstd, row groups of up to 10,000 rows, one set of types."""
+"""The results table as Parquet, handed out while it is made: zstd, groups of up to 10,000 rows, one set of types."""
 
 from __future__ import annotations
 

@@ -278,3 +278,24 @@ def test_every_route_wants_a_key(api: Api) -> None:
     ):
         assert check_envelope(ask(method, f"{api.url}{BATCHES}{path}"))["code"] == 401
         assert ask(method, f"{api.url}/api/v2/batches{path}").status_code == 404
+
+
+def test_a_request_without_a_name_that_is_repeated_makes_one_batch_by_its_key(account: Account) -> None:
+    line = f'{{"image": "{IMAGE}"}}\n'.encode()
+    sent: list[dict[str, Any]] = [
+        {"json": {"manifest": "https://example.com/a.csv"}},
+        {"content": line, "headers": LINES},
+    ]
+    for body in sent:
+        asked = {**body, "headers": {**body.get("headers", {}), "Idempotency-Key": f"once {len(body)}"}}
+        first, second = (account.ask("POST", BATCHES, **asked)["data"] for _ in range(2))
+        assert first["id"] == second["id"]
+        assert second["counts"]["total"] == len(body) - 1
+    other: dict[str, Any] = {
+        "json": {"manifest": "https://example.com/a.csv", "strict": True},
+        "headers": {"Idempotency-Key": "once 1"},
+    }
+    account.ask("POST", BATCHES, status=409, **other)
+    bad: dict[str, Any] = {"json": {}, "headers": {"Idempotency-Key": "x" * 300}}
+    assert "Idempotency-Key" in account.ask("POST", BATCHES, status=400, **bad)["message"]
+    assert _make(account)["id"] != _make(account)["id"]
