@@ -6,7 +6,7 @@ Whoever looks at the target never sees a half-written file, also when the proces
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,11 +21,12 @@ def atomic_file(target: Path) -> Iterator[IO[bytes]]:
     Raises OSError where the folder cannot be written to.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.", suffix=".part")
+    # Not mkstemp: it lets nobody else read, and what is written here is as public as the user's other files.
+    name = target.parent / f".{target.name[:100]}.{secrets.token_hex(8)}.part"
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open(name, "xb") as file:
             yield file
         os.replace(name, target)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        name.unlink(missing_ok=True)
         raise

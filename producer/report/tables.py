@@ -56,7 +56,7 @@ def _again(batch: Batch, summary: Summary) -> str:
     name = batch.name if batch.name.isprintable() and not batch.name.startswith("-") else batch.id.hex
     retry = f"fillfleet retry {shlex.quote(name)} --failed"
     failed = summary.states.get(Status.FAILED, 0) + summary.states.get(CANCELLED, 0)
-    return f"""<p>Run the {count(failed, "failed row")} again, once their cause is mended, with the seeds they had:</p>
+    return f"""<p>Run the {count(failed, "failed row")} again once the cause is mended; seeds stay as they were:</p>
 <pre>{plain(retry)}</pre>"""
 
 
