@@ -104,6 +104,8 @@ _UNSTORABLE: Final = "holds a NUL character or half of a surrogate pair"
 
 def is_storable(text: str) -> bool:
     """Whether Postgres takes it: neither NUL nor half a surrogate pair, both of which JSON can carry."""
+    if text.isascii():  # as most are; the search takes nine times as long
+        return "\x00" not in text
     return not _UNSTORABLE_CHARACTER.search(text)
 
 
