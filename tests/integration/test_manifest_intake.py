@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,10 @@ from sqlalchemy import Engine
 
 from common.contract import BatchState
 from common.ids import new_id
-from common.lifecycle import NewBatch
+from common.lifecycle import ManifestLease, NewBatch
 from common.objects import Objects, upload_key
 from common.settings import MIB, Settings
-from producer import manifest_intake
+from producer import manifest_intake, manifest_reading
 from producer.batches import Batch
 from producer.doors.direct import DirectDoor
 from producer.manifest_intake import READERS_OF_AN_OWNER, read_next
@@ -153,3 +154,19 @@ def test_what_a_manifest_is_called_is_no_path_on_the_server(
         assert read_next(database, local, threading.Event())
         found = door.find(batch.id.hex)
     assert (found.state, found.counts.total, found.error) == (BatchState.OPEN, 1, None)
+
+
+def test_a_reader_ends_with_whoever_started_it(
+    local: Settings, site: ThreadingHTTPServer, url: str, tmp_path: Path
+) -> None:
+    with closing(DirectDoor(local, new_id().hex)) as door:
+        batch = start(door, f"{url}/slow/a.csv")
+        manifest = {"source": f"{url}/slow/a.csv", "options": {"form": "csv"}}
+        lease = ManifestLease(batch.id, door._owner, manifest, datetime.now(UTC), 0.0)
+        with manifest_reading.start(manifest_reading.Order(local, lease, tmp_path)) as process:
+            wait_for(lambda: bool(site.asked))  # type: ignore[attr-defined]
+            assert process.poll() is None
+            assert process.stdin is not None
+            process.stdin.close()  # as it is when its parent is killed
+            assert process.wait(timeout=10) == 1
+        door.cancel(batch)
