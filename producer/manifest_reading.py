@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,15 +178,16 @@ def _bound_memory(max_bytes: int) -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(folder: Path) -> None:
     sys.stdin.buffer.read()
+    shutil.rmtree(folder, ignore_errors=True)  # a parent that was killed cannot
     os._exit(1)
 
 
 def _main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which ends this one
     order: Order = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own parent alone
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(order.folder,), daemon=True).start()
     tempfile.tempdir = str(order.folder)
     configure_logging(order.settings, "dispatcher")
     _bound_memory(order.settings.manifest_memory_bytes)

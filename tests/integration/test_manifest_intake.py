@@ -162,11 +162,14 @@ def test_a_reader_ends_with_whoever_started_it(
     with closing(DirectDoor(local, new_id().hex)) as door:
         batch = start(door, f"{url}/slow/a.csv")
         manifest = {"source": f"{url}/slow/a.csv", "options": {"form": "csv"}}
+        folder = tmp_path / "reading"
+        folder.mkdir()
         lease = ManifestLease(batch.id, door._owner, manifest, datetime.now(UTC), 0.0)
-        with manifest_reading.start(manifest_reading.Order(local, lease, tmp_path)) as process:
+        with manifest_reading.start(manifest_reading.Order(local, lease, folder)) as process:
             wait_for(lambda: bool(site.asked))  # type: ignore[attr-defined]
             assert process.poll() is None
             assert process.stdin is not None
             process.stdin.close()  # as it is when its parent is killed
             assert process.wait(timeout=10) == 1
+            assert not folder.exists()
         door.cancel(batch)
