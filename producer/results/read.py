@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Engine, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Engine, select, text, tuple_
 
 from common.contract import Status
 from common.database import transaction
+from common.lifecycle.locks import among
 from common.tables import jobs
 
 PAGE_ROWS: Final = 1000
@@ -39,6 +40,8 @@ _COLUMNS: Final = (
     jobs.c.started_at,
     jobs.c.ended_at,
 )
+_FAILED: Final = text("status = 'failed'")
+"""In words, as the condition of the partial index has it: a plan for any parameter could not use that."""
 _PLACE: Final = tuple_(jobs.c.row_no, jobs.c.id)
 
 StoredJob = Mapping[str, Any]
@@ -81,6 +84,12 @@ def read_jobs(
 
     Deleted jobs are left out. Raises Unavailable, also between two rows.
     """
+    if after is None and wanted.statuses == frozenset({Status.FAILED}):
+        with transaction(engine) as connection:
+            few = _read_few_failed(connection, (owner, batch), wanted, page_rows)
+        if few is not None:
+            yield from few
+            return
     place = after
     while True:
         with transaction(engine) as connection:
@@ -90,6 +99,21 @@ def read_jobs(
             return
 
 
+def _read_few_failed(
+    connection: Connection, whose: tuple[UUID, UUID], wanted: RowFilter, page_rows: int
+) -> Sequence[StoredJob] | None:
+    """Return the jobs wanted where no more than a page of the batch has failed, else None.
+
+    Three failures among ten million rows are so found at once, and not after a minute without a byte.
+    """
+    failed = select(jobs.c.id).where(jobs.c.batch_id == whose[1], _FAILED).order_by(jobs.c.id).limit(page_rows + 1)
+    ids = connection.execute(failed).scalars().all()
+    if len(ids) > page_rows:
+        return None
+    page = select(*_COLUMNS).where(among(ids), *_visible(whose), *_conditions(wanted))
+    return [dict(row) for row in connection.execute(page.order_by(jobs.c.row_no, jobs.c.id)).mappings()]
+
+
 def _read_page(
     connection: Connection, whose: tuple[UUID, UUID], wanted: RowFilter, after: Position | None, page_rows: int
 ) -> tuple[Sequence[StoredJob], Position | None]:
@@ -97,12 +121,7 @@ def _read_page(
 
     The page is measured before it is filtered: a query for three failures never reads ten million rows at once.
     """
-    owner, batch = whose
-    visible: list[ColumnElement[bool]] = [
-        jobs.c.batch_id == batch,
-        jobs.c.owner_id == owner,
-        jobs.c.deleted_at.is_(None),
-    ]
+    visible = _visible(whose)
     if after is not None:
         visible.append(tuple_(after.row, after.job) < _PLACE)
     last = connection.execute(
@@ -117,6 +136,11 @@ def _read_page(
     # What came in since it was measured is not let into the last page, which would have no bound then.
     page = page.limit(page_rows) if end is None else page.where(tuple_(end.row, end.job) >= _PLACE)
     return [dict(row) for row in connection.execute(page).mappings()], end
+
+
+def _visible(whose: tuple[UUID, UUID]) -> list[ColumnElement[bool]]:
+    owner, batch = whose
+    return [jobs.c.batch_id == batch, jobs.c.owner_id == owner, jobs.c.deleted_at.is_(None)]
 
 
 def _conditions(wanted: RowFilter) -> list[ColumnElement[bool]]:

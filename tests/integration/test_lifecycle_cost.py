@@ -14,10 +14,11 @@ import pytest
 from sqlalchemy import Connection, event, select, text
 
 from common import lifecycle
-from common.contract import Queue
+from common.contract import Queue, Status
 from common.database import make_engine
 from common.tables import jobs
 from infra.embedded.servers import EmbeddedServers
+from producer.results.read import RowFilter, read_jobs
 from tests.support.databases import fresh_database
 from tests.support.environment import settings_for
 from tests.support.life import BROKEN, RESULT, TROUBLE, Life
@@ -287,3 +288,27 @@ def test_what_is_done_to_many_rows_is_no_statement_for_each(life: Life) -> None:
     repeated = [statement for statement in set(statements) if statements.count(statement) >= 20]
     assert not repeated, repeated
     assert {len(life.events(job)) for job in life.rows_of(batch)} == {2}
+
+
+def test_a_few_failures_are_found_without_reading_all_rows(full: Full) -> None:
+    life = full.life
+    with life.engine.begin() as connection:
+        connection.execute(
+            text(
+                "UPDATE jobs SET status = 'failed', error = 'x', error_code = 'x', ended_at = now()"
+                " WHERE batch_id = :batch AND row_no IN (7, 5000, 29000)"
+            ),
+            {"batch": full.running},
+        )
+    failed = RowFilter(frozenset({Status.FAILED}))
+    found: list[int] = []
+
+    def read(_connection: Connection) -> None:
+        found.extend(job["row_no"] for job in read_jobs(life.engine, life.owner, full.running, failed))
+        with life.engine.connect() as same:  # the pool's connection that has read tells what it touched
+            pages(same)
+
+    counts = touched(life, {"failed": read})
+    assert {7, 5000, 29000} <= set(found)
+    assert found == sorted(found)
+    assert counts["failed"] < FEW_PAGES, counts
