@@ -29,6 +29,8 @@ from producer.doors.door import Door
 _LIVE_SECONDS: Final = 1.0
 _LINE_SECONDS: Final = 5.0
 _WINDOW_SECONDS: Final = 60.0
+_CAUSES_PART: Final = 20
+"""Counting causes takes the database no more than one part in so many of the time."""
 _LOST_SECONDS: Final = 5.0
 """Between two tries while the fleet is away."""
 
@@ -105,6 +107,7 @@ class _Eyes:
         self._last = Look(batch, [], [], Pace(None, None))
         self._ends: deque[tuple[float, int]] = deque()
         self._failed = 0
+        self._next_causes = 0.0
 
     def look(self) -> Look:
         """Return the newest there is. Raises Rejected where the batch is gone."""
@@ -112,9 +115,12 @@ class _Eyes:
             batch = self._door.find(self._id)
             workers = list(self._door.workers(batch)) if batch.counts.processing else []
             causes = self._last.causes
-            if batch.counts.failed != self._failed:
+            if batch.counts.failed != self._failed and (batch.is_over or time.monotonic() >= self._next_causes):
+                began = time.monotonic()
                 causes = list(self._door.causes(batch))
                 self._failed = batch.counts.failed
+                # They are counted row by row: of a million failed ones only now and then.
+                self._next_causes = began + _CAUSES_PART * (time.monotonic() - began)
         except (Transient, Unavailable) as error:
             self._last = Look(self._last.batch, [], self._last.causes, Pace(None, None), f"{error.message}; trying on")
             return self._last

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import tarfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from uuid import UUID
 
@@ -22,7 +24,8 @@ from common import lifecycle
 from common.lifecycle import Claim
 from common.objects import Objects, output_key
 from common.result import JobResult, Output, Timings
-from producer.batches import Batch
+from producer.batches import Batch, ErrorCause
+from producer.cli.watch import follow
 from producer.doors.direct import DirectDoor
 from tests.support.cli import Cli
 from tests.support.environment import environment_of
@@ -334,6 +337,28 @@ def test_watching_ends_with_the_batch_and_its_exit_code_tells_of_failures(
     assert lines.code == 3
     assert lines.json["counts"]["failed"] == 2
     assert lines.json["causes"] == [{"code": BROKEN.code, "number": 2, "example": BROKEN.message}]
+
+
+def test_watching_asks_now_and_then_why_rows_fail_where_the_answer_takes_long(life: Life, objects: Objects) -> None:
+    batch = life.open(8)
+
+    class Slow(DirectDoor):
+        asked = 0
+
+        def causes(self, batch: Batch) -> Sequence[ErrorCause]:
+            self.asked += 1
+            time.sleep(0.2)
+            return super().causes(batch)
+
+        def find(self, name_or_id: str) -> Batch:
+            waiting = [job for job in life.rows_of(batch) if life.row(job)["status"] == "created"]
+            for job in waiting[:1]:
+                life.do(lifecycle.fail, job, life.take(job), BROKEN)
+            return super().find(name_or_id)
+
+    with closing(Slow(life.settings, life.owner)) as door:
+        assert follow(door, door.find(batch.hex), quiet=True, as_json=False, every=0.1) == 3
+        assert 2 <= door.asked <= 4, "at the first failure and at the end, of eight looks that each show one more"
 
 
 def test_failed_rows_are_retried_and_then_watching_ends_well(cli: Cli, life: Life, objects: Objects) -> None:
