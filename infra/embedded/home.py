@@ -73,7 +73,7 @@ class Home:
 
     def save(self) -> None:
         """Write the identity down, readable by the owner alone."""
-        with atomic_file(self.directory / _IDENTITY) as file:
+        with atomic_file(self.directory / _IDENTITY, private=True) as file:
             file.write(json.dumps(asdict(self.identity), indent=2).encode())
 
     def log(self, name: str) -> Path:

@@ -33,5 +33,5 @@ class Ready:
 
 def write_ready(path: Path, ready: Ready) -> None:
     """Write the file in one step, readable by its owner alone."""
-    with atomic_file(path) as file:  # of mode 600, as mkstemp makes them
+    with atomic_file(path, private=True) as file:
         file.write(json.dumps(asdict(ready), indent=2).encode() + b"\n")
