@@ -184,9 +184,10 @@ class BatchPageWire(BaseModel):
 
 
 class RetriedWire(BaseModel):
-    """How many failed rows were put back."""
+    """How many failed rows were put back, and behind which job the next request goes on where some are left."""
 
     retried: int = Field(examples=[2])
+    next: str | None = Field(default=None, examples=[None])
 
 
 class CheckedWire(BaseModel):

@@ -109,11 +109,11 @@ class Intake:
             raise Rejected(
                 "batch_name", f"the name {shorten(new.name)} is the id of another batch; choose another name"
             )
-        if dict(found.defaults) != dict(new.defaults) or found.strict != new.strict:
+        if differences := _differences(found, new):
             raise Rejected(
                 "batch_exists",
-                f"there is already a batch named {shorten(new.name)}, with other constants or another strictness; "
-                "give this one another name",
+                f"there is already a batch named {shorten(new.name)}, with another "
+                f"{' and another '.join(differences)}; give this one another name",
             )
         return found
 
@@ -191,6 +191,15 @@ class Intake:
             source_host=_host(request.image),
             extra=row.extra,
         )
+
+
+def _differences(known: Batch, new: NewBatch) -> list[str]:
+    """Return what the batch would have to be asked for differently, in the contract's names."""
+    fields = sorted({*known.defaults, *new.defaults})
+    return [
+        *(name for name in fields if known.defaults.get(name) != new.defaults.get(name)),
+        *(["strict"] if known.strict != new.strict else []),
+    ]
 
 
 def _check_new(new: NewBatch) -> None:

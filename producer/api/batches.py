@@ -5,6 +5,7 @@ They are our own, under /api/v3 alone. Another owner's batch is the same 404 as 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Annotated, Any, Final, Literal
@@ -57,6 +58,9 @@ _EXAMPLES: Final = {
 _LINES: Final = (
     '{"custom_id": "sku-1", "image": "https://example.com/1.jpg", "mask_image": "https://example.com/1.png"}\n'
 )
+
+_RETRY_SECONDS: Final = 10.0
+"""How long one request may go on retrying: proxies wait for a minute."""
 
 router = APIRouter(tags=["batches"])
 
@@ -192,22 +196,40 @@ _add("resume", lifecycle.resume_batch, "Resume a batch", "Let a paused batch go 
 _add("cancel", lifecycle.cancel_batch, "Cancel a batch", "What waits ends soon, what runs within a step.")
 
 
+class RetryWish(BaseModel):
+    """Where to go on."""
+
+    model_config = ConfigDict(strict=True)
+
+    after: Annotated[Text, Field(pattern="^[0-9a-f]{32}$")] | None = Field(
+        default=None, description="`next` of the last answer"
+    )
+
+
 @router.post(
     "/batches/{batch}/retry",
     summary="Retry what failed",
-    responses=batch_docs.responses(RetriedWire, 401, 404, 409, 503),
+    responses=batch_docs.responses(RetriedWire, 400, 401, 404, 409, 503),
+    openapi_extra=openapi.query_extra(RetryWish),
 )
-async def retry(batch: str, caller: CallerOf, services: ServicesOf) -> Response:
-    """Put every failed row of a batch back, and say how many there were. A batch that was over goes on."""
+async def retry(batch: str, request: Request, caller: CallerOf, services: ServicesOf) -> Response:
+    """Put failed rows of a batch back, and say how many. Where `next` is not null, ask again with it as `after`.
+
+    A batch that was over goes on. A million rows take minutes, and no request may.
+    """
+    wish = own_query(RetryWish, request)
     found = await services.in_transaction(lambda connection: known_batch(connection, caller.owner, batch))
     retried = 0
-    after: UUID | None = None
+    after = None if wish.after is None else UUID(wish.after)
+    began = time.monotonic()
     # A chunk is a transaction; between two of them others have their turn.
     while ids := await services.in_transaction(
         partial(lifecycle.retry_rows, owner=caller.owner, batch=found.id, after=after)
     ):
         retried += len(ids)
         after = ids[-1]
+        if time.monotonic() - began > _RETRY_SECONDS:
+            return success(RetriedWire(retried=retried, next=after.hex).model_dump())
     return success(RetriedWire(retried=retried).model_dump())
 
 

@@ -132,7 +132,15 @@ class HttpDoor:
 
     def retry(self, batch: Batch) -> int:
         """See Door. Where an answer is lost on the way, its rows are put back but not counted."""
-        return self._calls.json(RetriedWire, "POST", f"{_path(batch)}/retry").retried
+        retried = 0
+        after: str | None = None
+        while True:
+            params = {} if after is None else {"after": after}
+            answer = self._calls.json(RetriedWire, "POST", f"{_path(batch)}/retry", params=params)
+            retried += answer.retried
+            after = answer.next
+            if after is None:
+                return retried
 
     def rows(self, batch: Batch, wanted: RowFilter = ANY, *, after: Position | None = None) -> Iterator[dict[str, Any]]:
         """See Door."""

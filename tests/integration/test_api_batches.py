@@ -62,7 +62,7 @@ def test_the_same_name_and_defaults_are_the_same_batch(account: Account) -> None
     assert _make(account, name="a", defaults={"seed": 1})["id"] == first["id"]
     answer = account.ask("POST", BATCHES, status=409, json={"name": "a", "defaults": {"seed": 2}})
     assert answer["data"]["error_code"] == "batch_exists"
-    assert "with other constants" in answer["message"]
+    assert "with another " in answer["message"]
 
 
 def test_a_batch_without_a_name_gets_one_of_its_own_that_says_what_it_is(account: Account) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from common.contract import InvalidRequest
+from common import lifecycle
+from common.contract import BatchState, InvalidRequest
 from common.errors import FillfleetError, Rejected, Transient
 from common.lifecycle import NewBatch
 from producer.doors import http
@@ -179,3 +180,20 @@ def test_outputs_come_through_links_and_those_that_are_gone_are_said_to_be(
     assert caught.value.code == "object_not_found"
     with pytest.raises(Rejected, match="no such file"):
         door.outputs.fetch(uri.replace(account.owner.hex, "0" * 32), max_bytes=1000)
+
+
+def test_more_failed_rows_than_one_request_has_time_for_are_all_retried_once(
+    api: Api, account: Account, door: HttpDoor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = door.start(NewBatch("a"))
+    door.send(batch, _rows(4500), upto=4500, digest="")
+    door.cancel(door.open(batch))
+    with api.engine.begin() as connection:
+        while lifecycle.end_cancelled_rows(connection):
+            pass
+        assert batch.id in lifecycle.end_batches(connection)
+    monkeypatch.setattr("producer.api.batches._RETRY_SECONDS", 0.0)
+    first = account.ask("POST", f"/api/v3/batches/{batch.id.hex}/retry")["data"]
+    assert (first["retried"], len(first["next"])) == (2000, 32)
+    assert door.retry(batch) == 2500
+    assert (door.find("a").counts.created, door.find("a").state) == (4500, BatchState.OPEN)

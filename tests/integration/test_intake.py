@@ -182,7 +182,7 @@ def test_a_strict_batch_with_a_bad_row_runs_nothing_and_its_name_is_free_again(
 def test_one_name_is_one_batch_and_other_constants_under_it_are_an_error(door: DirectDoor) -> None:
     batch = door.start(NewBatch("b", {"prompt": "a fox"}))
     assert door.start(NewBatch("b", {"prompt": "a fox"})).id == batch.id
-    with pytest.raises(Rejected, match="other constants"):
+    with pytest.raises(Rejected, match="another prompt; give"):
         door.start(NewBatch("b", {"prompt": "a hen"}))
     with pytest.raises(Rejected, match="id of another batch"):
         door.start(NewBatch(batch.id.hex))
