@@ -162,6 +162,8 @@ def _send(wish: Wish, fleet: Fleet, *, quiet: bool) -> Sent:
         batch = attempt(batch) if wish.from_stdin else _steadily(attempt, fleet, batch, line, note)
     path = rejects_path(wish.rejects, batch.name)
     written = batch.rejected > 0 and write_rejects(path, fleet.door.rejects(batch))
+    if not written and wish.rejects is None:
+        path.unlink(missing_ok=True)  # of an earlier time, when rows were bad that have been mended since
     return Sent(batch, manifest.read, line.new, path if written else None)
 
 

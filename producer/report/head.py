@@ -22,8 +22,10 @@ def render_head(batch: Batch, summary: Summary, made_at: datetime, *, missing: i
     )
     notes = "".join(f'<p class="note">{note}</p>' for note in _notes(batch, summary, missing))
     facts = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in _facts(batch, summary))
+    # The dispatcher writes a batch's end down within its poll interval; for the reader it has ended by now.
+    state = BatchState.DONE if batch.state is BatchState.OPEN and batch.is_over else batch.state
     return f"""<h1>{isolated(batch.name)}</h1>
-<p><span class="badge {plain(batch.state)}">{plain(batch.state)}</span>
+<p><span class="badge {plain(state)}">{plain(state)}</span>
 <span class="soft">batch {code(batch.id.hex)}, as it stood {when(made_at)}</span></p>
 {notes}
 <div class="tiles">{tiles}</div>

@@ -54,8 +54,12 @@ def _same_again(name: str, cause: Cause) -> str:
 
 def _again(batch: Batch, summary: Summary) -> str:
     name = batch.name if batch.name.isprintable() and not batch.name.startswith("-") else batch.id.hex
-    retry = f"fillfleet retry {shlex.quote(name)} --failed"
     failed = summary.states.get(Status.FAILED, 0) + summary.states.get(CANCELLED, 0)
+    if not any(cause.retryable or code == CANCELLED for code, cause in summary.causes.items()):
+        change = f"fillfleet results {shlex.quote(name)} --resubmit again.jsonl"
+        return f"""<p>Write the {count(failed, "failed row")} as a manifest, to change and submit again:</p>
+<pre>{plain(change)}</pre>"""
+    retry = f"fillfleet retry {shlex.quote(name)}"
     return f"""<p>Run the {count(failed, "failed row")} again once the cause is mended; seeds stay as they were:</p>
 <pre>{plain(retry)}</pre>"""
 

@@ -234,7 +234,7 @@ def test_it_sums_up_all_rows_and_names_versions_loras_and_bad_rows(reported: Rep
     assert "5" * 64 in page
     assert "s3cret" not in page
     assert "m.csv, line 9" in page
-    assert "fillfleet retry autumn --failed" in page
+    assert "fillfleet retry autumn</pre>" in page
     assert page.count("<svg") == 4
 
 

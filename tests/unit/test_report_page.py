@@ -110,10 +110,21 @@ def test_failures_are_grouped_with_their_numbers_and_the_command_that_retries_th
     page = page_of(rows, size=10, name="it's autumn")
     assert re.search(r"<code><bdi>late</bdi></code>.*\n<td[^>]*>40</td>\n<td[^>]*>may work</td>", page)
     assert "Run the 41 failed rows again" in page
-    assert "fillfleet retry &#x27;it&#x27;&quot;&#x27;&quot;&#x27;s autumn&#x27; --failed" in page
+    assert "fillfleet retry &#x27;it&#x27;&quot;&#x27;&quot;&#x27;s autumn&#x27;</pre>" in page
     linked = re.findall(r'href="(#row-\d+)"', page)
     assert linked
     assert all(f'id="{link[1:]}"' in page for link in linked)
+
+
+def test_failures_that_a_retry_cannot_cure_are_to_be_changed_and_submitted_again() -> None:
+    rows = [report_row(1, Status.FAILED, error_code="image_truncated", error="ends too early", retryable=False)]
+    page = page_of(rows, name="autumn")
+    assert "fillfleet results autumn --resubmit again.jsonl" in page
+    assert "fillfleet retry" not in page
+
+
+def test_a_batch_that_has_just_ended_is_shown_as_done() -> None:
+    assert '<span class="badge done">done</span>' in page_of([report_row(1)], state=BatchState.OPEN)
 
 
 def test_what_a_reader_must_know_is_said_at_the_top() -> None:
