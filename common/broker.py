@@ -12,7 +12,7 @@ from uuid import UUID
 
 from celery import Celery
 from kombu.entity import Queue as KombuQueue
-from kombu.exceptions import OperationalError
+from kombu.exceptions import KombuError
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -89,7 +89,7 @@ def send(app: Celery, queue: Queue, messages: Iterable[tuple[UUID, int]]) -> Non
                             producer=producer,
                             retry=False,
                         )
-    except (OperationalError, RedisError, OSError) as error:
+    except (KombuError, RedisError, OSError) as error:  # a batch that breaks off is no OperationalError of kombu's
         raise Transient("broker_unavailable", "Redis does not take messages") from error
 
 

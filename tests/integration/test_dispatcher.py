@@ -14,8 +14,9 @@ from redis import Redis
 from sqlalchemy import insert, text, update
 
 from common import lifecycle
-from common.broker import QUEUE_NAMES
+from common.broker import QUEUE_NAMES, make_app, send
 from common.contract import Queue
+from common.errors import Transient
 from common.ids import new_id
 from common.settings import Settings
 from common.tables import jobs, owners
@@ -148,6 +149,23 @@ def test_jobs_submitted_while_redis_is_down_are_published_when_it_is_back(
     assert fleet.row(job)["publish_seq"] is None, "what Redis did not take waits again"
     servers.redis.start()
     step_until(dispatcher, lambda: length(broker, Queue.BULK) == 1)
+
+
+def test_redis_that_dies_under_a_batch_of_messages_is_trouble_that_passes(
+    servers: EmbeddedServers, settings: Settings
+) -> None:
+    app = make_app(settings)
+    try:
+        send(app, Queue.BULK, [(new_id(), 1)])  # so that a connection stands, which breaks off in the middle
+        servers.redis.kill()
+        try:
+            with pytest.raises(Transient, match="does not take messages"):
+                send(app, Queue.BULK, [(new_id(), 1), (new_id(), 1)])
+        finally:
+            servers.redis.start()
+        send(app, Queue.BULK, [(new_id(), 1)])
+    finally:
+        app.close()
 
 
 def test_no_job_is_rescued_before_the_dispatcher_was_connected_for_a_lease_length(
