@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Final
-
-from PIL import Image, UnidentifiedImageError
 
 from common.contract import MATCH, MAX_SIDE, parse_size, shorten
 from common.lifecycle import Reject
@@ -18,6 +15,7 @@ from producer.doors.door import Door
 from producer.image_kind import HEAD_BYTES, NOT_AN_IMAGE, image_kind
 from producer.input_files import InputStore, os_words
 from producer.manifest import BadRow, Content, LocalFile, ManifestRow
+from producer.manifest.measure import measure
 from producer.manifest.open import Manifest
 from producer.submission import chunks
 
@@ -139,14 +137,14 @@ class Check:
         if size is not None:
             estimate.known_pixels += images * size.width * size.height
         elif "image" in row.files:
-            self._sample(row.files["image"], images)
+            self._sample(row, images)
         else:
             estimate.unmeasured += images
 
-    def _sample(self, content: Content, images: int) -> None:
+    def _sample(self, row: ManifestRow, images: int) -> None:
         estimate = self.estimate
         self._offered += 1
-        if self._offered % estimate.stride == 0 and (pixels := _pixels(content)):
+        if self._offered % estimate.stride == 0 and (pixels := _pixels(row)):
             estimate.samples.append(pixels)
             if len(estimate.samples) >= _SAMPLES:
                 estimate.samples = estimate.samples[::2]
@@ -154,17 +152,13 @@ class Check:
         estimate.sampled += images
 
 
-def _pixels(content: Content) -> int:
-    """Return the pixels that the output of a local image would have; 0 where its header cannot be read."""
-    try:
-        with warnings.catch_warnings(), content.open() as file:
-            warnings.simplefilter("ignore")  # of its size: only the header is read
-            with Image.open(file) as image:
-                width, height = image.size
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError):
+def _pixels(row: ManifestRow) -> int:
+    """Return the pixels that the output of a row's local image would have; 0 where its header cannot be read."""
+    found = measure(row)
+    if found is None:
         return 0
-    scale = min(1.0, MAX_SIDE / max(width, height, 1))
-    return int(width * scale) * int(height * scale)
+    scale = min(1.0, MAX_SIDE / max(found.width, found.height, 1))
+    return int(found.width * scale) * int(found.height * scale)
 
 
 def _uri(store: InputStore) -> str:

@@ -66,11 +66,6 @@ class RowFilter:
 ANY: Final = RowFilter()
 
 
-def position_of(job: StoredJob) -> Position:
-    """Return the place behind `job`, from where a later reading goes on."""
-    return Position(job["row_no"], job["id"])
-
-
 def read_jobs(
     engine: Engine,
     owner: UUID,

@@ -33,7 +33,7 @@ from producer.results.columns import Row
 from producer.results.ndjson import read_ndjson
 from producer.results.outputs import BucketOutputs
 from producer.results.parquet import write_parquet
-from producer.results.read import ANY, Position, RowFilter, position_of, read_jobs
+from producer.results.read import ANY, Position, RowFilter, read_jobs
 from producer.results.resubmit import write_resubmit
 from producer.results.row import flatten
 from producer.results.save import Saved, save_folder, save_tar
@@ -178,7 +178,7 @@ def test_rows_come_in_the_manifests_order_each_once(results: Results) -> None:
 
 def test_reading_goes_on_behind_any_row(results: Results) -> None:
     for job in results.read():
-        rest = results.read(after=position_of(job), page_rows=2)
+        rest = results.read(after=Position(job["row_no"], job["id"]), page_rows=2)
         assert [one["row_no"] for one in rest] == list(range(job["row_no"] + 1, 11))
     assert results.read(after=Position(10**15, UUID(int=0))) == []
 
