@@ -13,10 +13,9 @@ from starlette.requests import Request
 
 from common.contract import Problem, shorten
 from producer.api.envelope import ApiError, invalid
+from producer.manifest.strict_json import MAX_DEPTH, BadJson, bounded_integer, check_depth, unique_keys
 
-MAX_DEPTH: Final = 32
 _SMALL_BYTES: Final = 64 * 1024  # parsed in a millisecond or two, whatever it holds
-_MAX_DIGITS: Final = 4000  # Python refuses to read more than 4300: the time it takes grows with their square
 _ALLOWED: Final = 'a JSON object such as {"image": "https://…"}'
 
 
@@ -38,12 +37,14 @@ def parse_json_object(body: bytes) -> dict[str, Any]:
     if not text.strip():
         raise _bad("is empty")
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_integer)
+        value = json.loads(text, object_pairs_hook=unique_keys, parse_constant=_no_constant, parse_int=bounded_integer)
+        check_depth(value)
     except json.JSONDecodeError as error:
         raise _bad(f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     except RecursionError:
-        raise _too_deep() from None
-    _check_depth(value)
+        raise _bad(f"is nested deeper than {MAX_DEPTH} levels") from None
+    except BadJson as error:
+        raise _bad(str(error)) from None
     if not isinstance(value, dict):
         raise _bad("is not an object", shorten(value))
     return value
@@ -67,44 +68,8 @@ def check_encoding(request: Request) -> None:
         raise _bad_header("Content-Encoding", encoding, "none: send the body uncompressed")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise _bad(f"has the key {shorten(key)} twice in one object")
-            seen.add(key)
-    return found
-
-
 def _no_constant(name: str) -> NoReturn:
     raise _bad(f"holds {name}, which is not JSON")
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > _MAX_DIGITS:
-        raise _bad(f"holds a number of {len(digits)} digits")
-    return int(digits)
-
-
-def _check_depth(value: Any) -> None:
-    level = [value]
-    for _ in range(MAX_DEPTH + 1):
-        level = [inner for outer in level for inner in _children(outer)]
-        if not level:
-            return
-    raise _too_deep()
-
-
-def _children(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return value if isinstance(value, list) else []
-
-
-def _too_deep() -> ApiError:
-    return _bad(f"is nested deeper than {MAX_DEPTH} levels")
 
 
 def _bad(reason: str, value: str = "") -> ApiError:

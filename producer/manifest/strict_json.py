@@ -1,6 +1,6 @@
 """One line of JSON as an object, strictly: what two parsers could read differently is refused, in words.
 
-It keeps to the API's rules for bodies, so that a row means the same in a file and in a request.
+The API reads bodies by the same rules, so that a row means the same in a file and in a request.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ def parse_line(line: str, *, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadJson('is not an object; write one object a line, such as {"image": "https://…"}')
     if line.count("{") + line.count("[") > max_depth:  # else it cannot be deep
-        _check_depth(value, max_depth)
+        check_depth(value, max_depth)
     return value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of these pairs. Raises BadJson where a key comes twice."""
     found = dict(pairs)
     if len(found) != len(pairs):
         seen: set[str] = set()
@@ -48,7 +49,8 @@ def _no_constant(name: str) -> NoReturn:
     raise BadJson(f"holds {name}, which is not JSON; write null")
 
 
-def _integer(digits: str) -> int:
+def bounded_integer(digits: str) -> int:
+    """Return the integer. Raises BadJson where it has so many digits that reading it would take long."""
     if len(digits) > _MAX_DIGITS:
         raise BadJson(f"holds a number of {len(digits)} digits")
     return int(digits)
@@ -61,7 +63,8 @@ def _number(digits: str) -> float:
     return value
 
 
-def _check_depth(value: Any, max_depth: int) -> None:
+def check_depth(value: Any, max_depth: int = MAX_DEPTH) -> None:
+    """Raise BadJson where a value is nested deeper than that."""
     level = [value]
     for _ in range(max_depth + 1):
         level = [inner for outer in level for inner in _children(outer)]
@@ -81,5 +84,5 @@ def _too_deep(max_depth: int) -> BadJson:
 
 
 _DECODER: Final = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_integer, parse_float=_number
+    object_pairs_hook=unique_keys, parse_constant=_no_constant, parse_int=bounded_integer, parse_float=_number
 )
