@@ -74,7 +74,7 @@ def configure_logging(settings: Settings, service: str) -> None:
     root.handlers = [handler]
     root.setLevel(settings.log_level.upper())
     # These say per request what our own events say better.
-    for noisy in ("urllib3", "botocore", "boto3", "httpx", "PIL", "filelock"):
+    for noisy in ("urllib3", "botocore", "boto3", "httpx", "httpx2", "PIL", "filelock"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
 

@@ -24,9 +24,11 @@ from common.settings import Settings
 from worker.adapters import Adapters
 from worker.base_shapes import BaseShapes
 from worker.device_errors import is_device_broken, is_out_of_memory
+from worker.licence_notice import tell_licence
 from worker.lora_file import verify_lora
 from worker.model_folder import ModelFolder, find_model
 from worker.model_version import model_version
+from worker.torch_device import choose_device
 from worker.work import DeviceBroken, Tick, Work
 
 MAX_SEQUENCE_LENGTH = 512
@@ -39,13 +41,14 @@ def load_model(settings: Settings) -> FluxFillModel:
     Raises Rejected (model_not_found, model_not_allowed, no_such_device) where the operator has to do something,
     Transient (hub_unavailable), and what torch and diffusers raise where the folder holds something else.
     """
-    device = _device(settings.fill_device)
+    device = choose_device(settings.fill_device)
     dtype = _dtype(settings.fill_dtype, device)
     if settings.worker_threads is not None:
         torch.set_num_threads(settings.worker_threads)
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
     folder = find_model(settings)
+    tell_licence(folder, settings)
     pipe = FluxFillPipeline.from_pretrained(folder.path, dtype=dtype, use_safetensors=True, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     pipe.to(device)
@@ -203,20 +206,6 @@ def _extended(image: Image.Image, width: int, height: int) -> Image.Image:
         edge = whole.crop((0, image.height - 1, width, image.height))
         whole.paste(edge.resize((width, height - image.height)), (0, image.height))
     return whole
-
-
-def _device(wish: str) -> torch.device:
-    if wish.startswith("cuda") and not torch.cuda.is_available():
-        raise Rejected(
-            "no_such_device",
-            f"FILL_DEVICE={wish}, but torch sees no GPU here: check the driver (nvidia-smi) and that torch is a CUDA "
-            "build, or set FILL_DEVICE=auto",
-        )
-    if wish != "auto":
-        return torch.device(wish)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def _dtype(wish: str, device: torch.device) -> torch.dtype:
