@@ -189,16 +189,22 @@ class Objects:
             if any(error.get("Code") not in NO_SUCH_KEY for error in answer.get("Errors", [])):
                 raise _unavailable()
 
-    def ensure_bucket(self) -> None:
-        """Create the bucket unless it exists; any number of processes may do so at once. Raises Unavailable."""
+    def has_bucket(self) -> bool:
+        """Return whether the bucket exists. Raises Unavailable."""
         try:
             self._client.head_bucket(Bucket=self.bucket)
-            return
         except ClientError as error:
             if _status(error) != 404:
                 raise _in_words(error) from None
+            return False
         except BotoCoreError:
             raise _unavailable() from None
+        return True
+
+    def ensure_bucket(self) -> None:
+        """Create the bucket unless it exists; any number of processes may do so at once. Raises Unavailable."""
+        if self.has_bucket():
+            return
         try:
             with _errors_in_words(but=BUCKET_EXISTS):
                 if self._region == "us-east-1":  # AWS refuses this one as a location constraint

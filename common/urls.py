@@ -80,3 +80,10 @@ def host_of(url: str) -> str:
             return host
     host = f"[{host}]" if ":" in host else host
     return host if port in {None, DEFAULT_PORTS.get(parts.scheme)} else f"{host}:{port}"
+
+
+def place_of(url: str) -> str:
+    """Return host[:port][/path] of a server's URL, of any scheme: no user, no password, no query."""
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or "its local socket"
+    return host + (f":{parts.port}" if parts.port else "") + parts.path.rstrip("/")

@@ -92,7 +92,7 @@ def _connect(access: Access, environ: Mapping[str, str], patience: float) -> Fle
     if system is None and access.url is None and not environ.get("FILLFLEET_URL") and environ.get("FILLFLEET_SYSTEM"):
         system = Path(environ["FILLFLEET_SYSTEM"])
     if access.owner is not None:
-        said = {} if system is None else _system_settings(system)
+        said = {} if system is None else system_settings(system)
         return _direct(said, access.owner, f"{system}" if system else "DATABASE_URL")
     if system is not None:
         ready = _read(system / READY_FILE, system)
@@ -124,7 +124,8 @@ def _direct(said: Mapping[str, Any], owner: str, source: str) -> Fleet:
     return Fleet(door, f"{door.name} as owner {owner} (from {source})", settings, door.manifests)
 
 
-def _system_settings(system: Path) -> dict[str, Any]:
+def system_settings(system: Path) -> dict[str, Any]:
+    """Return the settings of the system that `fillfleet up --dir` runs in this folder. Raises FillfleetError."""
     ready, identity = _read(system / READY_FILE, system), _read(system / IDENTITY_FILE, system)
     names = ("database_url", "redis_url", "s3_endpoint", "s3_bucket", "s3_access_key", "s3_secret_key")
     secrets = {name: identity[name] for name in ("api_key_secret", "webhook_secret") if identity.get(name)}

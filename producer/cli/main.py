@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -43,6 +44,7 @@ _COMMANDS: Final = {
     "worker": _Place("worker.cli", "worker", "Fill jobs on this machine's GPU (or CPU).", "worker"),
     "flower": _Place("producer.cli.serve", "flower", "Show the fleet in Flower, read-only."),
     "migrate": _Place("migrations.cli", "migrate", "Bring the database to the newest schema."),
+    "doctor": _Place("producer.cli.doctor", "doctor", "Say what is missing on this machine, and what to do."),
     "keys": _Place("producer.cli.keys", "keys", "Create, list and revoke API keys."),
     "lora": _Place("worker.lora_cli", "lora", "Add, list and verify LoRAs.", "worker"),
 }
@@ -107,8 +109,14 @@ def main() -> None:
         click.echo(f"fillfleet: {error.message}", err=True)
         sys.exit(1)
     except ValidationError as error:
-        for detail in error.errors(include_url=False, include_input=False):
-            name = ".".join(str(part) for part in detail["loc"]).upper()
-            reason = detail["msg"].removeprefix("Value error, ")
-            click.echo(f"fillfleet: {f'setting {name}: ' if name else ''}{reason}", err=True)
+        for mistake in setting_mistakes(error):
+            click.echo(f"fillfleet: {mistake}", err=True)
         sys.exit(2)
+
+
+def setting_mistakes(error: ValidationError) -> Iterator[str]:
+    """Yield what is wrong with the settings, a line each, without the values."""
+    for detail in error.errors(include_url=False, include_input=False):
+        name = ".".join(str(part) for part in detail["loc"]).upper()
+        reason = detail["msg"].removeprefix("Value error, ")
+        yield f"{f'setting {name}: ' if name else ''}{reason}"

@@ -14,7 +14,7 @@ from common.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
-    *("up", "api", "dispatcher", "worker", "flower", "migrate", "keys", "lora"),
+    *("up", "api", "dispatcher", "worker", "flower", "migrate", "doctor", "keys", "lora"),
     *("submit", "status", "watch", "results", "retry", "cancel", "pause", "resume", "report"),
 )
 HEAVY = ("torch", "diffusers", "transformers", "celery", "fastapi", "sqlalchemy", "boto3", "PIL", "numpy", "pyarrow")

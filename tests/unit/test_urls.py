@@ -1,10 +1,10 @@
-"""One host has one name, however its URLs are written: by it hosts are counted and left alone."""
+"""One host has one name, however its URLs are written: by it hosts are left alone. A place shows no secret."""
 
 from __future__ import annotations
 
 import pytest
 
-from common.urls import host_of
+from common.urls import host_of, place_of
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,17 @@ from common.urls import host_of
 )
 def test_a_host_has_one_name(url: str, host: str) -> None:
     assert host_of(url) == host
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("postgresql://app:hunter2@db:5432/fillfleet?sslkey=hunter2", "db:5432/fillfleet"),
+        ("redis://:hunter2@127.0.0.1:6379/0", "127.0.0.1:6379/0"),
+        ("rediss://[::1]:6380", "[::1]:6380"),
+        ("postgresql:///fillfleet?host=/run/postgresql", "its local socket/fillfleet"),
+        ("http://s3:8333/", "s3:8333"),
+    ],
+)
+def test_the_place_of_a_server_holds_nothing_secret(url: str, place: str) -> None:
+    assert place_of(url) == place

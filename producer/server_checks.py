@@ -1,0 +1,49 @@
+"""What `fillfleet doctor` asks of Redis and of the bucket. Nothing is written to either."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from typing import Final
+
+from redis.exceptions import AuthenticationError
+
+from common.broker import QueueLengths
+from common.checkup import Check, Finding, Verdict
+from common.errors import Rejected, Transient, Unavailable
+from common.objects import Objects
+from common.settings import Settings
+from common.urls import place_of
+
+
+def check_redis(settings: Settings) -> Sequence[Finding]:
+    """Ask how many messages wait."""
+    name, place = "redis", place_of(settings.redis_url.get_secret_value())
+    with closing(QueueLengths(settings)) as lengths:
+        try:
+            waiting = sum(lengths.read().values())
+        except Transient as error:
+            refused = isinstance(error.__cause__, AuthenticationError)
+            found = f"{'refuses the password' if refused else 'does not answer'} at {place}"
+            return [Finding(name, Verdict.MISSING, found, "start Redis or Valkey, or correct REDIS_URL")]
+    return [Finding(name, Verdict.OK, f"answers at {place}; messages that wait in it: {waiting}")]
+
+
+def check_bucket(settings: Settings) -> Sequence[Finding]:
+    """Ask whether the bucket is there."""
+    name, place = "s3", place_of(settings.s3_endpoint)
+    try:
+        with closing(Objects(settings)) as objects:
+            there = objects.has_bucket()
+    except Rejected as error:  # a default secret in production
+        return [Finding(name, Verdict.MISSING, "was not asked", error.message)]
+    except Unavailable:
+        found = f"does not answer at {place}, or refuses the keys"
+        return [Finding(name, Verdict.MISSING, found, "check S3_ENDPOINT, S3_ACCESS_KEY, S3_SECRET_KEY and S3_REGION")]
+    if not there:
+        found = f"answers at {place}, without a bucket {settings.s3_bucket}"
+        return [Finding(name, Verdict.MISSING, found, "run: fillfleet migrate (it makes the bucket), or set S3_BUCKET")]
+    return [Finding(name, Verdict.OK, f"bucket {settings.s3_bucket} at {place}")]
+
+
+CHECKS: Final[Sequence[Check]] = (check_redis, check_bucket)
