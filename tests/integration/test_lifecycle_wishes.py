@@ -42,7 +42,7 @@ def test_a_new_job_waits_with_its_request_and_an_event(life: Life) -> None:
     row = life.row(job)
     assert (row["status"], row["attempt"], row["failures"], row["queue"]) == ("created", 0, 0, "interactive")
     assert (row["publish_seq"], row["publish_no"], row["model"]) == (None, 0, MODEL)
-    assert abs(life.age(job, "available_at")) < 5
+    assert life.pause(job) == 0
     assert life.events(job) == [("created", 0)]
     claim = life.claim(job)
     assert claim is not None
@@ -53,7 +53,7 @@ def test_creating_rings_the_dispatchers_bell_at_commit_and_not_before(life: Life
     with life.engine.begin() as connection:
         lifecycle.create(connection, life.owner, REQUEST, queue=Queue.BULK, model=MODEL)
         assert not bell.wait(0.2)
-    assert bell.wait(5)
+    assert bell.wait(60)
 
 
 def test_a_job_without_a_drawn_seed_is_refused(life: Life) -> None:
@@ -239,12 +239,12 @@ def test_the_attempt_before_a_retry_can_write_nothing_after_it(life: Life) -> No
 
 def test_retrying_rings_the_bell_and_retrying_nothing_does_not(life: Life, bell: Doorbell) -> None:
     job = a_job.cancelled(life)
-    while bell.wait(0.1):
-        pass
+    bell.close()
+    bell.listen()  # anew, so that what rang until now, and may not have come yet, is not heard
     life.do(lifecycle.retry, life.owner, [uuid4()])
     assert not bell.wait(0.2)
     life.do(lifecycle.retry, life.owner, [job])
-    assert bell.wait(5)
+    assert bell.wait(60)
 
 
 def test_eight_retries_at_once_are_one(life: Life) -> None:

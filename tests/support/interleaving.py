@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Barrier
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine, event, select, text
@@ -17,7 +17,9 @@ from tests.support.life import outcome
 A = TypeVar("A")
 B = TypeVar("B")
 
-_BLOCKED = text(
+_SECONDS: Final = 60.0
+"""A limit for what hangs, not for a machine that has much to do."""
+_BLOCKED: Final = text(
     "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY(:pids) AND cardinality(pg_blocking_pids(pid)) > 0"
 )
 
@@ -34,9 +36,9 @@ def overlap(
             one = outcome(lambda: first(connection))
             begun: Future[int] = Future()
             two = pool.submit(outcome, lambda: _in_transaction(engine, second, begun))
-            waits = until_blocked_or_done(engine, [begun.result(10)], [two])
+            waits = until_blocked_or_done(engine, [begun.result(_SECONDS)], [two])
         assert may_wait or not waits, "it waited for the other one"
-        return one, two.result(20)
+        return one, two.result(_SECONDS)
 
 
 def at_once(engine: Engine, calls: Sequence[Callable[[Connection], Any]]) -> list[Any]:
@@ -46,7 +48,7 @@ def at_once(engine: Engine, calls: Sequence[Callable[[Connection], Any]]) -> lis
     def run(call: Callable[[Connection], Any]) -> Any:
         with engine.begin() as connection:
             connection.execute(text("SELECT 1"))  # the transaction has begun before the shot
-            barrier.wait(10)
+            barrier.wait(_SECONDS)
             return call(connection)
 
     with ThreadPoolExecutor(len(calls)) as pool:
@@ -70,10 +72,10 @@ def is_free_while_waiting(engine: Engine, low: UUID, high: UUID, call: Callable[
         with engine.begin() as holder:
             holder.execute(lock.where(jobs.c.id == low)).one()
             answer = pool.submit(_in_transaction, engine, call_without_indexes, begun)
-            assert until_blocked_or_done(engine, [begun.result(10)], [answer]), "it did not need the lower id"
+            assert until_blocked_or_done(engine, [begun.result(_SECONDS)], [answer]), "it did not need the lower id"
             with engine.begin() as onlooker:
                 free = onlooker.execute(lock.where(jobs.c.id == high)).one_or_none() is not None
-        return free, answer.result(20)
+        return free, answer.result(_SECONDS)
 
 
 def overtaken(engine: Engine, call: Callable[[Connection], A], meanwhile: Callable[[], object]) -> A:
@@ -93,14 +95,14 @@ def overtaken(engine: Engine, call: Callable[[Connection], A], meanwhile: Callab
 
 def until_blocked_or_done(engine: Engine, pids: Sequence[int], futures: Sequence[Future[Any]]) -> bool:
     """Wait until all of these backends wait for a lock, or all futures are done; return whether they are blocked."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + _SECONDS
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         while time.monotonic() < deadline:
             if not wait(futures, timeout=0.005).not_done:
                 return False
             if connection.execute(_BLOCKED, {"pids": list(pids)}).scalar_one() == len(pids):
                 return True
-    raise AssertionError("neither blocked nor done within 10 s")
+    raise AssertionError(f"neither blocked nor done within {_SECONDS:.0f} s")
 
 
 def _in_transaction(engine: Engine, call: Callable[[Connection], B], begun: Future[int]) -> B:

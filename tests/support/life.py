@@ -29,6 +29,11 @@ DRAIN: Final = Release("draining", "the worker is shutting down", counts=False)
 TROUBLE: Final = Release("fetch_timeout", "image: did not arrive in time", counts=True)
 HOOK: Final = "https://example.com/hook"
 REQUEST: Final = FillRequest(image="https://example.com/a.png", prompt="a fox", seed=7)
+_EXPIRE: Final = text("UPDATE jobs SET lease_until = now() - interval '1 second' WHERE id = :job")
+_PAUSE: Final = text("""
+    SELECT EXTRACT(epoch FROM available_at - at) FROM jobs JOIN job_events ON job_id = jobs.id
+    WHERE jobs.id = :job ORDER BY job_events.id DESC LIMIT 1
+""")
 
 
 def new_row(
@@ -149,7 +154,14 @@ class Life:
 
     def expire(self, job: UUID) -> None:
         """Let so much time pass that the job's lease has ended."""
-        self._set(job, "lease_until = now() - interval '1 second'")
+        with self.engine.begin() as connection:
+            connection.execute(_EXPIRE, {"job": job})
+
+    def lose(self, job: UUID) -> None:
+        """Let its worker fall silent for so long that the job is rescued: no heartbeat comes in between."""
+        with self.engine.begin() as connection:
+            connection.execute(_EXPIRE, {"job": job})
+            assert job in [rescued for rescued, _ in lifecycle.rescue(connection, self.settings)]
 
     def make_due(self, job: UUID) -> None:
         """Let so much time pass that the job's backoff is over."""
@@ -190,6 +202,11 @@ class Life:
         with self.engine.begin() as connection:
             seconds = select(text(f"EXTRACT(epoch FROM now() - {column})")).select_from(jobs).where(jobs.c.id == job)
             return float(connection.execute(seconds).scalar_one())
+
+    def pause(self, job: UUID) -> float:
+        """Return for how many seconds the job has to wait since what happened to it last, however long ago that was."""
+        with self.engine.begin() as connection:
+            return float(connection.execute(_PAUSE, {"job": job}).scalar_one())
 
     def _set(self, job: UUID, assignment: str, **values: object) -> None:
         with self.engine.begin() as connection:
