@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from common.safety_policy import SafetyPolicy
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class Output(_Frozen):
-    """One stored image. The link to it is signed when it is read, never kept."""
+    """One image that was made. The link to it is signed when it is read, never kept."""
 
-    key: str
-    """The object's key in the bucket."""
-    sha256: str
-    bytes: int
+    key: str | None
+    """The object's key in the bucket. None, as sha256 and bytes, where the safety policy dropped the image."""
+    sha256: str | None
+    bytes: int | None
     format: str
     width: int
     height: int
     seed: int
     nsfw: bool | None
-    """Whether the safety checker flagged it (what is stored is then a blank); None where it did not look."""
+    """Whether the safety checker flagged it; None where it did not look."""
+    policy: SafetyPolicy | None = None
+    """What was done with it because it was flagged; None where it was not. (Where it was, and an older worker did not
+    say, a blank is stored.)"""
 
 
 class Timings(_Frozen):
@@ -60,7 +65,7 @@ class JobResult(_Frozen):
     """The part of the canvas that was filled, 0 to 1."""
     max_difference_outside_mask: int | None = None
     """The largest difference of a channel, 0 to 255, between the stored images and the original where the mask is 0.
-    Blanked images don't count; None where none is left, and where the mask covers all."""
+    Blanked, blurred and dropped images don't count; None where none is left, and where the mask covers all."""
     inputs: dict[str, str]
     """sha256 of image and mask_image, as fetched."""
     loras: tuple[UsedLora, ...] = ()

@@ -19,6 +19,7 @@ from sqlalchemy.exc import ArgumentError
 
 from common.errors import Rejected
 from common.read_prefixes import ReadPrefix, parse_read_prefixes
+from common.safety_policy import SafetyPolicy
 from common.webhook_signature import WebhookSignature, check_secret
 
 OWNED_FOLDERS: Final = ("inputs", "uploads", "outputs")
@@ -165,7 +166,18 @@ class Settings(BaseSettings):
     # --- safety
     allow_safety_checker_off: bool = False
     """Whether `enable_safety_checker: false` of a request is honoured."""
-    safety_threshold: float = Field(default=0.8, gt=0, le=1)
+    safety_classifier: str = "opennsfw"
+    """`opennsfw` (its weights come with it), a folder, or a hub id such as Falconsai/nsfw_image_detection."""
+    safety_revision: str | None = None
+    """The hub's commit of that classifier; without it, its newest."""
+    safety_threshold: float | None = Field(default=None, gt=0, le=1)
+    """Scores from here on are flagged. Default: the classifier's own, 0.8 or 0.85; docs/safety.md has the reasons."""
+    safety_policy: SafetyPolicy = SafetyPolicy.BLANK
+    """What is stored of a flagged output: blank, blur, drop (nothing) or allow (itself)."""
+    safety_check_inputs: bool = False
+    """Whether the classifier looks at each job's image, too, and fails the job where it flags it."""
+    prompt_deny_file: Path | None = None
+    """Which prompts are refused; read by API, dispatcher, worker and `submit`, and again when it changes."""
 
     @field_validator("fetch_allow_hosts", mode="before")
     @classmethod

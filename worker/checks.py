@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Final
 
 from common.checkup import Check, Finding, Verdict
-from common.errors import Rejected
+from common.errors import Rejected, Transient
 from common.settings import Settings
 
 _INSTALL: Final = "pip install 'fillfleet[worker]'"
@@ -54,15 +54,25 @@ def check_device(settings: Settings) -> Sequence[Finding]:
 
 
 def check_safety(settings: Settings) -> Sequence[Finding]:
-    """Load the classifier that looks at finished images, as a worker does at its start."""
-    from worker.safety import OpenNsfw
+    """Load the classifier that looks at images, as a worker does at its start; it is not downloaded for that."""
+    from worker.safety import make_checker
+    from worker.safety.checker import OPEN_NSFW
+    from worker.safety.classifier_folder import find_classifier
 
-    name = "safety"
+    name, classifier = "safety", settings.safety_classifier
     try:
-        OpenNsfw(settings.safety_threshold).load()
+        checker = make_checker(settings)
+        if classifier != OPEN_NSFW:
+            find_classifier(settings, may_download=False)
+        checker.load()
     except ImportError:
-        return [Finding(name, Verdict.MISSING, "the classifier of finished images is not installed", _INSTALL)]
-    return [Finding(name, Verdict.OK, f"images are flagged from {settings.safety_threshold} on")]
+        return [Finding(name, Verdict.MISSING, "the classifier of images is not installed", _INSTALL)]
+    except Transient:
+        return [Finding(name, Verdict.NOTE, f"{classifier} is not on this host yet: the first worker downloads it")]
+    except Rejected as error:
+        return [Finding(name, Verdict.MISSING, "the classifier of images cannot be used", error.message)]
+    found = f"{classifier} flags images from {checker.threshold} on; what is stored of them: {settings.safety_policy}"
+    return [Finding(name, Verdict.OK, found)]
 
 
 CHECKS: Final[Sequence[Check]] = (

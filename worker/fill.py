@@ -17,8 +17,10 @@ from sqlalchemy import Engine
 from common import lifecycle
 from common.contract import FillRequest
 from common.database import transaction
+from common.errors import Rejected
 from common.lifecycle import Claim
 from common.objects import Objects, output_key
+from common.prompt_deny_file import DENIED, PromptDenyFile
 from common.result import JobResult, Output, Timings, UsedLora
 from common.settings import Settings
 from worker.canvas import Canvas, draw_canvas, paste_back
@@ -27,7 +29,7 @@ from worker.encode import encode_image
 from worker.inputs import InputReader, Inputs
 from worker.kept import max_difference_outside_mask
 from worker.lease import Lease
-from worker.safety import SafetyChecker, blank
+from worker.safety import SafetyGate
 from worker.work import Work
 
 _LOOK_SECONDS: Final = 0.5
@@ -43,7 +45,8 @@ class Workshop:
     objects: Objects
     reader: InputReader
     device: Device
-    safety: SafetyChecker
+    safety: SafetyGate
+    deny: PromptDenyFile
     worker_id: str
     model_version: dict[str, str]
 
@@ -55,9 +58,11 @@ def fill_job(claim: Claim, lease: Lease, shop: Workshop) -> JobResult:
     """
     settings, request = shop.settings, claim.request
     began = time.monotonic()
+    _check_prompt(request, shop.deny)
     inputs = shop.reader.read(claim, lease)
     _pin(claim, inputs, shop)
     lease.enter("decode", settings.decode_seconds)
+    shop.safety.admit(inputs.image, request)
     canvas = draw_canvas(inputs.image, inputs.mask, request.output_size)
 
     lease.enter("wait", settings.device_wait_seconds)
@@ -85,6 +90,12 @@ def fill_job(claim: Claim, lease: Lease, shop: Workshop) -> JobResult:
             for one in inputs.adapters
         ),
     )
+
+
+def _check_prompt(request: FillRequest, deny: PromptDenyFile) -> None:
+    # Checked when the job was made; but the rules may have changed since, or its maker had none.
+    if (reason := deny.reason(request.prompt)) is not None:
+        raise Rejected(DENIED, f"prompt: {reason}")
 
 
 def _pin(claim: Claim, inputs: Inputs, shop: Workshop) -> None:
@@ -124,26 +135,28 @@ def compute(work: Work, lease: Lease, device: Device) -> Filled:
 def _finish(
     claim: Claim, shop: Workshop, canvas: Canvas, generated: Image, number: int, seed: int
 ) -> tuple[Output, int | None]:
-    """Store one image; return what to record, and how far it is from the original outside the mask."""
+    """Store one image unless it is dropped; return what to record, and how far it is from the original where kept."""
     image = paste_back(canvas, generated)
-    nsfw: bool | None = None
-    if claim.request.enable_safety_checker or not shop.settings.allow_safety_checker_off:
-        nsfw = shop.safety.check(image)
-    encoded = encode_image(blank(image) if nsfw else image, claim.request.output_format)
-    difference = None if nsfw else max_difference_outside_mask(canvas, image, encoded)
+    judged = shop.safety.judge(image, claim.request)
+    output = Output(
+        key=None,
+        sha256=None,
+        bytes=None,
+        format=claim.request.output_format,
+        width=image.width,
+        height=image.height,
+        seed=seed,
+        nsfw=judged.nsfw,
+        policy=judged.policy,
+    )
+    if judged.stored is None:
+        return output, None
+    encoded = encode_image(judged.stored, claim.request.output_format)
+    difference = max_difference_outside_mask(canvas, image, encoded) if judged.stored is image else None
     key = output_key(claim.owner, claim.job, claim.attempt, number, encoded.extension, claim.batch)
     shop.objects.put(key, encoded.data, encoded.content_type)
-    output = Output(
-        key=key,
-        sha256=encoded.sha256,
-        bytes=len(encoded.data),
-        format=claim.request.output_format,
-        width=encoded.width,
-        height=encoded.height,
-        seed=seed,
-        nsfw=nsfw,
-    )
-    return output, difference
+    stored = {"key": key, "sha256": encoded.sha256, "bytes": len(encoded.data)}
+    return output.model_copy(update=stored), difference
 
 
 def _timings(claim: Claim, filled: Filled, *, fetch_seconds: float, upload_seconds: float) -> Timings:

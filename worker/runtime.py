@@ -22,6 +22,7 @@ from common.fetch import Fetcher
 from common.ids import new_id
 from common.objects import Objects
 from common.owners import OwnerNames
+from common.prompt_deny_file import PromptDenyFile
 from common.settings import Settings
 from common.telemetry import get_logger
 from common.workers import WorkerBeat, WorkerState
@@ -32,7 +33,7 @@ from worker.inputs import InputReader
 from worker.lease import Heartbeat, Lease
 from worker.lora_source import LoraSource
 from worker.outage import Outage
-from worker.safety import OpenNsfw
+from worker.safety import SafetyGate, make_checker
 from worker.task import FillTask
 from worker.work import FillModel
 
@@ -61,7 +62,8 @@ class Runtime:
         self._beats = make_engine(settings, pool_size=1, application="fillfleet heartbeat")
         self._objects = Objects(settings)
         self._fetcher = Fetcher(settings)
-        self._safety = OpenNsfw(settings.safety_threshold)
+        self._safety = make_checker(settings)
+        self._deny = PromptDenyFile(settings.prompt_deny_file)
         host = socket.gethostname()
         self.worker_id = f"{host}-{os.getpid()}-{new_id().hex[-6:]}"  # a container's pid is 1 after each restart
         worker = WorkerBeat(self.worker_id, host, settings.worker_slots, WorkerState.LOADING, {})
@@ -148,7 +150,8 @@ class Runtime:
                 BatchPins(self._engine),
             ),
             device=self._device,
-            safety=self._safety,
+            safety=SafetyGate(self._safety, self.settings),
+            deny=self._deny,
             worker_id=self.worker_id,
             model_version=model.version,
         )

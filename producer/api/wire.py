@@ -21,7 +21,7 @@ from producer.jobs import Job
 
 _MAX_OUTPUT_BYTES: Final = 64 * 1024 * 1024
 _MEDIA: Final = ("fetch_", "image_", "input_", "object_", "source_")
-_PARAMETER: Final = ("lora_", "mask_", "nothing_")
+_PARAMETER: Final = ("lora_", "mask_", "nothing_", "prompt_")
 
 
 class Urls(BaseModel):
@@ -35,7 +35,10 @@ class Prediction(BaseModel):
 
     id: str = Field(examples=["0195d3c1c8a67cf0a3f0b0c5a1b2c3d4"])
     model: str = Field(examples=["wavespeed-ai/flux-dev-fill"])
-    outputs: list[str] = Field(description="Links to the images, valid for a while from now; or bare base64.")
+    outputs: list[str] = Field(
+        description="Links to the images, valid for a while from now; or bare base64. Empty text in the place of an "
+        "image that was flagged and of which nothing is stored."
+    )
     urls: Urls
     has_nsfw_contents: list[bool] = Field(description="One for each output; empty where no checker looked.")
     status: Status
@@ -62,7 +65,7 @@ def to_wire(job: Job, root: ApiRoot, objects: Objects, *, inline: bool = False) 
     prediction = Prediction(
         id=job.id.hex,
         model=job.model,
-        outputs=[_inline(objects, output.key) if inline else objects.presigned_get(output.key) for output in outputs],
+        outputs=[_shown(objects, output.key, inline=inline) for output in outputs],
         urls=Urls(get=root.prediction(job.id)),
         has_nsfw_contents=[flag for flag in flags if flag is not None] if None not in flags else [],
         status=job.status,
@@ -77,6 +80,13 @@ def to_wire(job: Job, root: ApiRoot, objects: Objects, *, inline: bool = False) 
         error_code=job.error_code,
     )
     return prediction.model_dump(mode="json", exclude_none=True)
+
+
+def _shown(objects: Objects, key: str | None, *, inline: bool) -> str:
+    # Of a dropped image "" and not nothing: has_nsfw_contents and seeds have one entry for each output, in its place.
+    if key is None:
+        return ""
+    return _inline(objects, key) if inline else objects.presigned_get(key)
 
 
 def _inline(objects: Objects, key: str) -> str:

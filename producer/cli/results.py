@@ -172,7 +172,8 @@ class _Saver:
         if self.outputs:
             had = f"{count(self.outputs['fetched'])} fetched, {count(self.outputs['kept'])} there already"
             lost = f", {count(self.outputs['missing'])} gone for good" if self.outputs["missing"] else ""
-            click.echo(f"outputs: {had}{lost}", err=printed)
+            none = f", {count(self.outputs['dropped'])} flagged and not stored" if self.outputs["dropped"] else ""
+            click.echo(f"outputs: {had}{lost}{none}", err=printed)
         if self.outputs.get("failed"):
             click.echo(
                 f"fillfleet: {count(self.outputs['failed'], 'output')} did not arrive; the same command tries again",

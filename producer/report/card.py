@@ -21,7 +21,7 @@ _TIMES: Final = {
 }
 _LOST: Final = Thumbnail(words="not fetched")
 FLAGGED: Final = "flagged"
-"""Rows with an output that the safety checker blanked, in the page's filter of states."""
+"""Rows with an output that the safety checker flagged, in the page's filter of states."""
 
 
 def card(row: Row, thumbnails: Mapping[Wanted, Thumbnail]) -> str:
@@ -90,6 +90,8 @@ def _details(row: Row) -> Iterator[tuple[str, str]]:
         if row.get(column) is not None:
             yield name, code(place_of(row[column]))
     for uri, sha256 in zip(row.get("outputs") or (), row.get("output_sha256") or (), strict=False):
+        if uri is None:
+            continue
         yield "Output", code(uri) + (f"<br>sha256 {code(sha256)}" if sha256 is not None else "")
     yield (
         "Size, steps, guidance",

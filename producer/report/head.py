@@ -63,7 +63,10 @@ def _notes(batch: Batch, summary: Summary, missing: int) -> Iterator[str]:
             "same image. They are listed below."
         )
     if summary.flagged:
-        yield f"The safety checker flagged {count(summary.flagged, 'image')}: what is stored in their place is a blank."
+        yield (
+            f"The safety checker flagged {count(summary.flagged, 'image')}: none of them is shown, and below stands "
+            "what is stored of each."
+        )
     if missing:
         yield f"{count(missing, 'picture')} could not be shown: no longer there, or not to be had when this was made."
     if summary.unnamed:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
 from common.contract import Status
 from common.s3_uri import is_s3_uri
+from common.safety_policy import SafetyPolicy
 from common.urls import shown
 from producer.report.summary import state_of
 from producer.report.thumbnails import Kind, Wanted
@@ -21,6 +22,14 @@ _ENDED_WITHOUT: Final = {
     "created": "waits",
     "processing": "is being filled",
 }
+
+_STORED: Final[Mapping[str, str]] = {
+    SafetyPolicy.BLANK: "what is stored is a blank",
+    SafetyPolicy.BLUR: "what is stored is blurred",
+    SafetyPolicy.DROP: "nothing of it is stored",
+    SafetyPolicy.ALLOW: "it is stored, and not shown here",
+}
+"""A page goes from hand to hand, so no flagged image is shown on it, whatever is stored."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,7 @@ def _after(row: Row) -> Iterator[Picture]:
         if number < len(seeds) and seeds[number] is not None:
             caption += f", seed {seeds[number]}"
         if number < len(flags) and flags[number]:
-            yield Picture(caption, words="flagged by the safety checker: what is stored is a blank")
+            yield Picture(caption, words=f"flagged by the safety checker: {_STORED[_policy(row, number)]}")
         elif output.uri is None:
             yield Picture(caption, words="the table does not say where it lies")
         else:
@@ -91,6 +100,12 @@ def _after(row: Row) -> Iterator[Picture]:
         state = state_of(row)
         missing = "no output" if state == Status.COMPLETED else ""
         yield Picture("after", words=_ENDED_WITHOUT.get(state, missing or state))
+
+
+def _policy(row: Row, number: int) -> str:
+    policies = row.get("nsfw_policy") or []
+    known = str(policies[number]) if number < len(policies) else ""
+    return known if known in _STORED else SafetyPolicy.BLANK.value  # of a row of an older API
 
 
 def _host_and_name(uri: str) -> str:

@@ -71,7 +71,7 @@ class Summary:
     """Rows by status; cancelled ones apart from the other failed ones."""
     images: int = 0
     flagged: int = 0
-    """Images that the safety checker blanked."""
+    """Images that the safety checker flagged."""
     started: datetime | None = None
     ended: datetime | None = None
     causes: dict[str, Cause] = field(default_factory=dict)

@@ -9,10 +9,13 @@ from typing import Final, Protocol
 
 from common.errors import FillfleetError, Rejected, Transient, Unavailable
 from common.objects import Objects
+from common.safety_policy import SafetyPolicy
 from producer.results.columns import Row
 
 _PAUSES_SECONDS: Final = (0.5, 2.0)
 """Before the second and the third try."""
+_COLUMNS: Final = ("outputs", "output_sha256", "output_bytes", "nsfw_policy")
+DROPPED: Final = "output_dropped"
 _MAX_BYTES: Final = 256 * 1024 * 1024
 """For an output whose size is unknown: far more than four megapixels take in any format."""
 
@@ -48,13 +51,20 @@ class Output:
     uri: str | None
     sha256: str | None
     bytes: int | None
+    dropped: bool = False
+    """Whether it was flagged and nothing of it is stored."""
 
 
 def outputs_of(row: Row) -> list[Output]:
     """Return the outputs of a row; none unless it is completed."""
-    uris, sums, sizes = (row.get(name) or [] for name in ("outputs", "output_sha256", "output_bytes"))
+    uris, sums, sizes, policies = (row.get(name) or [] for name in _COLUMNS)
     return [
-        Output(uri, sums[n] if n < len(sums) else None, sizes[n] if n < len(sizes) else None)
+        Output(
+            uri,
+            sums[n] if n < len(sums) else None,
+            sizes[n] if n < len(sizes) else None,
+            dropped=uri is None and n < len(policies) and policies[n] == SafetyPolicy.DROP,
+        )
         for n, uri in enumerate(uris)
     ]
 
@@ -62,9 +72,11 @@ def outputs_of(row: Row) -> list[Output]:
 def fetch_output(output: Output, store: OutputStore) -> bytes:
     """Return the content of an output, after up to three tries.
 
-    Raises Rejected where it is gone for good, Transient where it did not arrive or not unharmed, and Unavailable where
-    the store does not answer, so that the others would not come either.
+    Raises Rejected where it is gone for good or was never stored (output_dropped), Transient where it did not arrive or
+    not unharmed, and Unavailable where the store does not answer, so that the others would not come either.
     """
+    if output.dropped:
+        raise Rejected(DROPPED, "the safety checker flagged it, and nothing of it was stored")
     if output.uri is None:
         raise Rejected("output_unknown", "the table does not say where it lies")
     for pause in _PAUSES_SECONDS:

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from common.contract import FillRequest
+from common.safety_policy import SafetyPolicy
 from producer.results.columns import EXTRA, Row
 
 T = TypeVar("T")
@@ -76,7 +77,14 @@ def _outputs(request: Mapping[str, Any], result: Mapping[str, Any], bucket: str)
         "output_height": _integer(first.get("height")),
         "seeds": each("seed", _integer),
         "nsfw": each("nsfw", _flag),
+        "nsfw_policy": None if outputs is None else [_policy(output) for output in outputs],
     }
+
+
+def _policy(output: Mapping[str, Any]) -> str | None:
+    if output.get("nsfw") is not True:
+        return None
+    return _text(output.get("policy")) or SafetyPolicy.BLANK.value  # of a worker that knew no other
 
 
 def _parameters(request: Mapping[str, Any]) -> Row:

@@ -25,7 +25,7 @@ from common.errors import FillfleetError, Rejected, Transient
 from producer.results.columns import Row
 from producer.results.file_names import FileNames
 from producer.results.ndjson import read_ndjson, to_json, write_ndjson
-from producer.results.outputs import Output, OutputStore, fetch_output, outputs_of, reason
+from producer.results.outputs import DROPPED, Output, OutputStore, fetch_output, outputs_of, reason
 from producer.results.parquet import write_parquet
 
 T = TypeVar("T")
@@ -47,10 +47,12 @@ class Saved:
     """Outputs that are gone for good, such as by retention."""
     failed: int = 0
     """Outputs that did not arrive; running again tries them again."""
+    dropped: int = 0
+    """Outputs that the safety checker flagged, and of which nothing was ever stored."""
 
     @property
     def complete(self) -> bool:
-        """Whether every output is there."""
+        """Whether every output is there that was stored."""
         return not self.missing and not self.failed
 
 
@@ -139,16 +141,18 @@ class _Counter:
 
     def add(self, had: Sequence[_Had]) -> None:
         """Count one more row."""
-        missing = sum(isinstance(one.error, Rejected) for one in had)
-        failed = sum(one.error is not None for one in had) - missing
+        dropped = sum(one.error is not None and one.error.code == DROPPED for one in had)
+        missing = sum(isinstance(one.error, Rejected) for one in had) - dropped
+        failed = sum(one.error is not None for one in had) - missing - dropped
         kept = sum(one.kept for one in had)
         so_far = self.saved
         self.saved = Saved(
             rows=so_far.rows + 1,
-            fetched=so_far.fetched + len(had) - missing - failed - kept,
+            fetched=so_far.fetched + len(had) - missing - failed - dropped - kept,
             kept=so_far.kept + kept,
             missing=so_far.missing + missing,
             failed=so_far.failed + failed,
+            dropped=so_far.dropped + dropped,
         )
         if self._progress is not None:
             self._progress(self.saved)

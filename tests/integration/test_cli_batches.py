@@ -24,6 +24,7 @@ from common import lifecycle
 from common.lifecycle import Claim
 from common.objects import Objects, output_key
 from common.result import JobResult, Output, Timings
+from common.safety_policy import SafetyPolicy
 from producer.batches import Batch, ErrorCause
 from producer.cli.watch import follow
 from producer.doors.direct import DirectDoor
@@ -120,14 +121,18 @@ def claimed(life: Life) -> Iterator[Claim]:
             yield claim
 
 
-def complete(life: Life, objects: Objects, claim: Claim) -> None:
-    """Lead a job to its end, with an output in the bucket."""
+def complete(life: Life, objects: Objects, claim: Claim, *, dropped: bool = False) -> None:
+    """Lead a job to its end, with an output in the bucket unless that was flagged and dropped."""
     key = output_key(claim.owner, claim.job, claim.attempt, 0, "png")
     objects.put(key, PNG, "image/png")
     digest = hashlib.sha256(PNG).hexdigest()
     output = Output(
         key=key, sha256=digest, bytes=len(PNG), format="png", width=256, height=320, seed=claim.request.seed, nsfw=False
     )
+    if dropped:
+        objects.delete([key])
+        gone = {"key": None, "sha256": None, "bytes": None, "nsfw": True, "policy": SafetyPolicy.DROP}
+        output = output.model_copy(update=gone)
     result = JobResult(
         outputs=(output,),
         timings=Timings(queue=1, fetch=2, wait=3, inference=4, upload=5),
@@ -452,17 +457,30 @@ def test_failed_rows_are_a_manifest_of_their_own(cli: Cli, finished: str) -> Non
 def test_outputs_are_saved_into_a_folder_that_a_later_run_completes(cli: Cli, finished: str) -> None:
     first = cli("results", finished, "-o", "filled/", "--json")
     assert first.code == 0, first.err
-    assert first.json["outputs"] == {"fetched": 5, "kept": 0, "missing": 0, "failed": 0}
+    assert first.json["outputs"] == {"fetched": 5, "kept": 0, "missing": 0, "failed": 0, "dropped": 0}
     assert Path("filled/sku-3.png").read_bytes() == PNG
     Path("filled/sku-3.png").unlink()
     second = cli("results", finished, "-o", "filled", "--json")
-    assert second.json["outputs"] == {"fetched": 1, "kept": 4, "missing": 0, "failed": 0}
+    assert second.json["outputs"] == {"fetched": 1, "kept": 4, "missing": 0, "failed": 0, "dropped": 0}
     assert cli("results", finished, "-o", "tables/", "--uris").code == 0
     assert {path.name for path in Path("tables").iterdir()} == {
         "results.jsonl",
         "results.parquet",
         ".fillfleet-batch",
     }
+
+
+def test_outputs_that_were_never_stored_are_counted_apart_and_are_no_failure(
+    cli: Cli, life: Life, objects: Objects
+) -> None:
+    table(3)
+    cli("submit", "products.csv")
+    for number, claim in enumerate(claimed(life)):
+        complete(life, objects, claim, dropped=number == 0)
+    done = cli("results", "products.csv", "-o", "filled/")
+    assert done.code == 0, done.err
+    assert "outputs: 2 fetched, 0 there already, 1 flagged and not stored\n" in done.out
+    assert len(list(Path("filled").glob("*.png"))) == 2
 
 
 def test_results_never_replace_files_that_are_not_theirs(cli: Cli, finished: str, life: Life) -> None:

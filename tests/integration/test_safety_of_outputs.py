@@ -1,13 +1,16 @@
-"""What becomes of flagged outputs, by a worker with the real classifier. Its threshold decides what it flags here."""
+"""What becomes of flagged images, by real worker processes with real classifiers, of which a threshold or the weights
+decide what they flag here. What each policy does is in test_safety_policies.py."""
 
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from tests.support.fleet import Fleet
+from tests.support.fleet import SLEEPING, Fleet
+from tests.support.tiny_classifier import RED, build_classifier
 
 
 def filled(fleet: Fleet, **fields: Any) -> tuple[dict[str, Any], Image.Image]:
@@ -52,3 +55,31 @@ def test_a_request_cannot_switch_the_checker_off_unless_the_operator_allows_it(f
     output, stored = filled(fleet, enable_safety_checker=False)
     assert output["nsfw"] is None, "nobody looked, so nobody says"
     assert not is_black(stored)
+
+
+def test_a_worker_judges_by_the_classifier_that_is_named_outputs_and_inputs_alike(fleet: Fleet, tmp_path: Path) -> None:
+    classifier = build_classifier(tmp_path / "classifier")
+    fleet.start("dispatcher")
+    fleet.start_sleeping_worker(SAFETY_CLASSIFIER=str(classifier), SAFETY_CHECK_INPUTS="true", SAFETY_POLICY="drop")
+    red, blue = fleet.submit(seed=250), fleet.submit(seed=0)  # the colours that the stand-in paints
+    image = fleet.store_image(colour=RED)
+    bad_input = fleet.submit(seed=0, image=image, mask_image=fleet.store_image())
+    fleet.until(fleet.all_over, "it is over")
+    results = [fleet.row(job)["result"] for job in (red, blue)]
+    assert [result["outputs"][0]["nsfw"] for result in results] == [True, False]
+    assert results[0]["outputs"][0]["key"] is None
+    assert fleet.row(bad_input)["error_code"] == "input_flagged"
+    assert [key for key, _ in fleet.objects.list_keys(f"outputs/{fleet.owner.hex}/")] == [
+        results[1]["outputs"][0]["key"]
+    ]
+
+
+def test_a_worker_without_a_classifier_says_what_to_name_and_takes_no_job(fleet: Fleet, tmp_path: Path) -> None:
+    folder = build_classifier(tmp_path / "classifier", labels={0: "cat", 1: "dog"})
+    job = fleet.submit()
+    worker = fleet.start("worker", TEST_MODEL_CLASS=SLEEPING, SAFETY_CLASSIFIER=str(folder))
+    fleet.until(lambda: worker.exit_code() is not None, "it has ended")
+    assert worker.exit_code() == 1
+    assert "none of its labels is `nsfw`, only cat, dog" in worker.last_words()
+    assert not fleet.has_been_ready(worker)
+    assert fleet.row(job)["status"] == "created"

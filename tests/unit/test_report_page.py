@@ -17,6 +17,7 @@ from common.contract import BatchState, Status
 from common.lifecycle import Counts, Reject
 from producer.report.charts import latency_chart, timeline_chart
 from producer.report.latencies import Latencies
+from producer.report.pictures import pictures_of
 from producer.report.timeline import Timeline
 from tests.support.report import HOSTILE, hostile_rows, page_of, report_row, summary_of
 
@@ -131,11 +132,30 @@ def test_what_a_reader_must_know_is_said_at_the_top() -> None:
     rows = [report_row(2), report_row(5, model_version={"model": "other"}), report_row(3, nsfw=[True, True])]
     page = page_of(rows, state=BatchState.OPEN, counts=Counts(created=1))
     assert "made by 2 model versions" in page
-    assert "flagged 2 images: what is stored in their place is a blank" in page
+    assert "flagged 2 images: none of them is shown, and below stands what is stored of each" in page
     assert "It still runs" in page
     assert "flagged by the safety checker: what is stored is a blank" in page
     plain = page_of([report_row(2)])
     assert 'class="note"' not in plain
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        ("blank", "what is stored is a blank"),
+        ("blur", "what is stored is blurred"),
+        ("drop", "nothing of it is stored"),
+        ("allow", "it is stored, and not shown here"),
+        (None, "what is stored is a blank"),
+    ],
+)
+def test_no_flagged_picture_is_on_a_page_whatever_is_stored_of_it(policy: str | None, words: str) -> None:
+    uri = None if policy == "drop" else "s3://shop/outputs/3/1-0.png"
+    row = report_row(3, nsfw=[True], nsfw_policy=[policy], outputs=[uri], output_sha256=[None], output_bytes=[None])
+    page = page_of([row])
+    assert f"flagged by the safety checker: {words}" in page
+    assert all(picture.wanted is None for picture in pictures_of(row).pictures if "after" in picture.caption)
+    assert ">None<" not in page
 
 
 def test_a_batch_without_rows_has_a_page() -> None:

