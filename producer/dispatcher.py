@@ -21,6 +21,7 @@ from common.contract import Queue
 from common.database import Doorbell, make_engine, transaction
 from common.errors import Transient, Unavailable
 from common.lifecycle import Published
+from common.prompt_deny_file import PromptDenyFile
 from common.settings import Settings
 from common.telemetry import get_logger
 from common.workers import live_slots
@@ -40,7 +41,11 @@ _COMPANIONS: Final[Mapping[str, Callable[[Settings, threading.Event], None]]] = 
 
 
 def run(settings: Settings, stop: threading.Event) -> None:
-    """Dispatch until `stop` is set. Raises what a companion raised: its supervisor then starts the process anew."""
+    """Dispatch until `stop` is set. Raises what a companion raised: its supervisor then starts the process anew.
+
+    Raises Rejected (prompt_rules_invalid) before that.
+    """
+    PromptDenyFile(settings.prompt_deny_file)  # whoever reads manifests needs it: at start, and not at the first
     dispatcher = Dispatcher(settings)
     log.info("dispatcher.started", window_floor=settings.publish_window_floor)
     try:

@@ -35,6 +35,7 @@ from common.database import notify_jobs
 from common.errors import Rejected
 from common.lifecycle import Known, NewBatch, NewRow, Reject
 from common.objects import Objects
+from common.prompt_deny_file import PromptDenyFile
 from common.s3_uri import is_s3_uri
 from common.settings import Settings
 from common.urls import host_of
@@ -86,17 +87,26 @@ class Chunk:
 class Intake:
     """Takes rows in for one owner. `base` is the API's own address where one is known: links to uploads begin so."""
 
-    def __init__(self, settings: Settings, objects: Objects, owner: UUID, base: str | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        objects: Objects,
+        owner: UUID,
+        base: str | None = None,
+        deny: PromptDenyFile | None = None,
+    ) -> None:
+        """`deny` is by default the file that the settings name. Raises Rejected (prompt_rules_invalid)."""
         self._owner = owner
+        self._deny = deny or PromptDenyFile(settings.prompt_deny_file)
         self._resolver = InputResolver(settings, objects, owner, base or settings.public_url)
 
     def start(self, connection: Connection, new: NewBatch) -> Batch:
         """Return the batch of that name: a new one, or the one that these rows were sent to before.
 
-        Raises InvalidRequest where its name or defaults break the contract, Rejected (batch_exists) where there is
-        one of that name with other defaults.
+        Raises InvalidRequest where its name or defaults break the contract or their prompt is refused, Rejected
+        (batch_exists) where there is one of that name with other defaults.
         """
-        _check_new(new)
+        self._deny.check(_check_new(new))
         found = find_batch(connection, self._owner, new.name)
         if found is None:
             try:
@@ -174,7 +184,9 @@ class Intake:
 
     def _row(self, row: ManifestRow, defaults: Mapping[str, Any], ask: Ask) -> NewRow:
         _check_row(row)
-        request = self._resolver.resolve(parse_request({**defaults, **row.body}), ask)
+        request = parse_request({**defaults, **row.body})
+        self._deny.check(request)
+        request = self._resolver.resolve(request, ask)
         asked = request.model_dump_json(exclude=_SEED)
         extra = _sorted_json(row.extra) if row.extra else ""
         if len(extra) > MAX_EXTRA_CHARS:
@@ -202,7 +214,8 @@ def _differences(known: Batch, new: NewBatch) -> list[str]:
     ]
 
 
-def _check_new(new: NewBatch) -> None:
+def _check_new(new: NewBatch) -> FillRequest:
+    """Return a row that says nothing itself. Raises InvalidRequest."""
     problems = []
     if not new.name.strip() or len(new.name) > MAX_NAME_CHARS or not new.name.isprintable():
         allowed = f"a text of 1 to {MAX_NAME_CHARS} printable characters"
@@ -212,7 +225,7 @@ def _check_new(new: NewBatch) -> None:
     problems += _unknown_ones(new.defaults)
     if problems:
         raise InvalidRequest(tuple(problems))
-    parse_request({"image": "https://example.com/", **new.defaults})
+    return parse_request({"image": "https://example.com/", **new.defaults})
 
 
 def _check_row(row: ManifestRow) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from common import prompt_deny_file
 from common.contract import InvalidRequest
 from common.errors import Rejected, Transient, Unavailable
 from common.fetch import Fetcher
@@ -107,6 +108,8 @@ def read(order: Order) -> Outcome:
     try:
         return _read(order)
     except (ManifestError, Rejected, InvalidRequest) as error:
+        if isinstance(error, Rejected) and error.code == prompt_deny_file.INVALID:
+            return Outcome(End.OUTAGE, error.message, error.code)  # the operator's to mend: no batch is lost over it
         return Outcome(End.REFUSED, str(error).replace(f"{_downloads(order)}/", ""))
     except Transient as error:
         return Outcome(End.TROUBLE, error.message, error.code)

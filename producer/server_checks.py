@@ -1,4 +1,4 @@
-"""What `fillfleet doctor` asks of Redis and of the bucket. Nothing is written to either."""
+"""What `fillfleet doctor` asks of Redis, of the bucket, and of the file of refused prompts. Nothing is written."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from common.broker import QueueLengths
 from common.checkup import Check, Finding, Verdict
 from common.errors import Rejected, Transient, Unavailable
 from common.objects import Objects
+from common.prompt_deny_file import PromptDenyFile
 from common.settings import Settings
 from common.urls import place_of
 
@@ -46,4 +47,16 @@ def check_bucket(settings: Settings) -> Sequence[Finding]:
     return [Finding(name, Verdict.OK, f"bucket {settings.s3_bucket} at {place}")]
 
 
-CHECKS: Final[Sequence[Check]] = (check_redis, check_bucket)
+def check_prompts(settings: Settings) -> Sequence[Finding]:
+    """Read the file of refused prompts, where there is one."""
+    if settings.prompt_deny_file is None:
+        return []
+    name = "prompts"
+    try:
+        count = PromptDenyFile(settings.prompt_deny_file).count
+    except Rejected as error:
+        return [Finding(name, Verdict.MISSING, "the file of refused prompts cannot be used", error.message)]
+    return [Finding(name, Verdict.OK, f"{count} rules on refused prompts in {settings.prompt_deny_file}")]
+
+
+CHECKS: Final[Sequence[Check]] = (check_redis, check_bucket, check_prompts)

@@ -82,7 +82,7 @@ async def take(batch: str, request: Request, caller: CallerOf, services: Service
     wish = own_query(ChunkWish, request)
     found = await services.in_transaction(lambda connection: known_batch(connection, caller.owner, batch))
     check_receives(found, "sent rows")
-    intake = Intake(services.settings, services.objects, caller.owner, root.base)
+    intake = Intake(services.settings, services.objects, caller.owner, root.base, services.deny)
 
     def judge_and_store(data: bytes) -> Taken:
         # Judged before the transaction begins, so that the batch is locked no longer than the database needs.
@@ -102,7 +102,7 @@ async def take(batch: str, request: Request, caller: CallerOf, services: Service
 async def check(request: Request, caller: CallerOf, services: ServicesOf, root: ApiRootOf) -> Response:
     """Say which rows would be bad. The first line is `{"defaults": {…}}`; the others are as for `…/rows`."""
     check_lines(request)
-    intake = Intake(services.settings, services.objects, caller.owner, root.base)
+    intake = Intake(services.settings, services.objects, caller.owner, root.base, services.deny)
 
     def judge(data: bytes) -> CheckedWire:
         first, _, rest = data.partition(b"\n")

@@ -102,7 +102,7 @@ async def make(request: Request, caller: CallerOf, services: ServicesOf, root: A
     The same name and defaults again are the same batch, and rows that it has are not made twice. For a batch without
     a name the header `Idempotency-Key` does the same.
     """
-    intake = Intake(services.settings, services.objects, caller.owner, root.base)
+    intake = Intake(services.settings, services.objects, caller.owner, root.base, services.deny)
     if is_lines(request.headers.get("content-type", "")):
         return _told(await batch_of_body(request, services, caller.owner, intake))
     wish = own_body(BatchWish, await read_json_object(request))

@@ -20,6 +20,7 @@ from starlette.requests import Request
 
 from common.database import make_engine, transaction
 from common.objects import Objects
+from common.prompt_deny_file import PromptDenyFile
 from common.settings import Settings
 
 P = ParamSpec("P")
@@ -41,6 +42,7 @@ class Services:
     settings: Settings
     engine: Engine
     objects: Objects
+    deny: PromptDenyFile
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the process is asked to stop, so that nobody goes on waiting for a result."""
     _database_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_DATABASE_THREADS))
@@ -102,11 +104,15 @@ class Services:
 
 
 def make_services(settings: Settings) -> Services:
-    """Return the services; nothing is connected to before it is needed. Raises Rejected (default_secret)."""
+    """Return the services; nothing is connected to before it is needed.
+
+    Raises Rejected (default_secret, prompt_rules_invalid).
+    """
     settings.secret("api_key_secret")  # at start, and not at the first request
     threads = _DATABASE_THREADS + _INTAKE_THREADS + _RESULTS_THREADS
     engine = make_engine(settings, pool_size=threads, application="fillfleet api")
-    return Services(settings=settings, engine=engine, objects=Objects(settings))
+    deny = PromptDenyFile(settings.prompt_deny_file)
+    return Services(settings=settings, engine=engine, objects=Objects(settings), deny=deny)
 
 
 def _services(request: Request) -> Services:

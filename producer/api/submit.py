@@ -104,7 +104,8 @@ def _queue(header: str | None) -> Queue:
 
 
 def _accept(connection: Connection, services: Services, order: _Order) -> Job:
-    """Create the job, or find the one that the same request made before."""
+    """Create the job, or find the one that the same request made before. Raises InvalidRequest."""
+    services.deny.check(order.request)
     owner = order.caller.owner
     resolver = InputResolver(services.settings, services.objects, owner, order.base)
 

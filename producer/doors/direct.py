@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -41,7 +41,11 @@ class DirectDoor:
         self._engine = make_engine(settings, application="fillfleet batches")
         self._objects = Objects(settings)
         self._owner = owner if isinstance(owner, UUID) else self._do(partial(ensure_owner, name=owner))
-        self._intake = Intake(settings, self._objects, self._owner)
+
+    @cached_property
+    def _intake(self) -> Intake:
+        # Made by who brings rows alone: a bad PROMPT_DENY_FILE keeps nobody from looking at a batch, or cancelling it.
+        return Intake(self._settings, self._objects, self._owner)
 
     @property
     def name(self) -> str:

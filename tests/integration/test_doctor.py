@@ -23,6 +23,7 @@ from infra.embedded.ready_file import READY_FILE, Ready, write_ready
 from infra.embedded.servers import EmbeddedServers
 from tests.support.databases import fresh_database
 from tests.support.model_hub import COMMIT, FILL_CARD, ModelHub, running_hub, with_card
+from tests.support.tiny_classifier import build_classifier
 
 ROOT = Path(__file__).parents[2]
 NAME = "someone/some-fill"
@@ -302,6 +303,35 @@ def test_a_device_that_is_not_here_is_missing(doctor: Doctor) -> None:
     done = doctor(FILL_DEVICE="cuda")
     assert (done.code, done.missing) == (1, ["device"])
     assert "torch sees no GPU here" in done.checks["device"]["todo"]
+
+
+# --- safety
+
+
+def test_the_classifier_that_is_named_is_loaded_and_what_it_leads_to_is_said(doctor: Doctor, tmp_path: Path) -> None:
+    folder = build_classifier(tmp_path / "classifier")
+    done = doctor(SAFETY_CLASSIFIER=str(folder), SAFETY_POLICY="drop")
+    assert (done.code, done.missing) == (0, [])
+    assert done.checks["safety"]["found"] == f"{folder} flags images from 0.85 on; what is stored of them: drop"
+    (folder / "preprocessor_config.json").unlink()
+    assert doctor(SAFETY_CLASSIFIER=str(folder)).missing == ["safety"]
+
+
+def test_a_classifier_of_the_hub_is_not_downloaded_for_a_look(doctor: Doctor, hub: ModelHub, tmp_path: Path) -> None:
+    done = doctor(SAFETY_CLASSIFIER="someone/nsfw", **hub.environment(tmp_path))
+    assert (done.code, done.checks["safety"]["verdict"]) == (0, "note")
+    assert "the first worker downloads it" in done.checks["safety"]["found"]
+    assert not [path for path in hub.asked if "someone/nsfw" in path]
+
+
+def test_a_file_of_refused_prompts_is_read_where_there_is_one(doctor: Doctor, tmp_path: Path) -> None:
+    rules = tmp_path / "deny.txt"
+    rules.write_text("fox\nhare\n")
+    assert doctor(PROMPT_DENY_FILE=str(rules)).checks["prompts"]["found"] == f"2 rules on refused prompts in {rules}"
+    rules.write_text("fox\n/ha+re/\n")
+    done = doctor(PROMPT_DENY_FILE=str(rules))
+    assert (done.code, done.missing) == (1, ["prompts"])
+    assert f"{rules}:2: regular expressions are not taken" in done.checks["prompts"]["todo"]
 
 
 def of_hub(hub: ModelHub, home: Path, **more: str) -> dict[str, str]:
