@@ -168,6 +168,19 @@ def test_production_accepts_the_settings_of_each_service(
     assert settings.s3_link_endpoint != settings.s3_endpoint, "clients know no host named s3"
 
 
+def test_the_operators_word_on_safety_reaches_whoever_acts_on_it() -> None:
+    wished = {"SAFETY_CLASSIFIER": "someone/nsfw", "SAFETY_REVISION": "0" * 40, "SAFETY_THRESHOLD": "0.5"}
+    wished |= {"SAFETY_POLICY": "drop", "SAFETY_CHECK_INPUTS": "true", "PROMPT_DENY_FILE": "/etc/fillfleet/deny.txt"}
+    example = (ROOT / ".env.example").read_text()
+    assert [name for name in wished if f"\n# {name}=" not in example] == []
+    result = compose(GPU_FILES, SECRETS | wished)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)["services"]
+    assert {name: found["worker"]["environment"][name] for name in wished} == wished
+    for service in ("api", "dispatcher"):
+        assert found[service]["environment"]["PROMPT_DENY_FILE"] == wished["PROMPT_DENY_FILE"], service
+
+
 def test_the_worker_owns_one_gpu(gpu: dict[str, Any]) -> None:
     (device,) = gpu["worker"]["deploy"]["resources"]["reservations"]["devices"]
     assert device["driver"] == "nvidia"
