@@ -39,7 +39,8 @@ def _folded(text: str) -> str:
     composed = unicodedata.normalize("NFKC", _few_marks(_UNSEEN.sub("", text)))
     folded = unicodedata.normalize("NFKC", composed.casefold())
     # What could not be composed is on a letter that no language writes so: it is there to make another word of it.
-    return "".join(one for one in _UNSEEN.sub("", folded) if not unicodedata.combining(one))
+    bare = "".join(one for one in _UNSEEN.sub("", folded) if not unicodedata.combining(one))
+    return unicodedata.normalize("NFKC", bare)  # what a mark kept apart may belong together
 
 
 def _few_marks(text: str) -> str:
