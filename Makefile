@@ -43,6 +43,10 @@ lint: lint-style lint-types lint-imports lint-docker lint-shell ## check style, 
 bench: $(READY) ## measure what a job costs, how fast rows come in, what a small batch waits beside a large one
 	$(RUN)/python -m tests.benchmarks $(ARGS)
 
+.PHONY: model
+model: $(READY) ## train the bundled demo model and its LoRAs anew (hours on a CPU; goes on where it was stopped)
+	$(RUN)/python -m infra.demo_model train $(ARGS)
+
 .PHONY: lock
 lock: $(READY) ## write requirements.lock anew; ARGS=--upgrade takes newer versions
 	@$(RUN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \

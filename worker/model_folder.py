@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 BUNDLED = Path(worker.__file__).resolve().parents[1] / "infra" / "demo_model" / "weights"
-"""Where `python -m infra.demo_model` puts the model; found by its place, since worker never imports infra."""
+"""Where the demo model lies; found by its place, since worker never imports infra."""
 BUNDLED_NAME = "bundled"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _CARD_SECONDS: Final = 5.0
@@ -84,7 +84,7 @@ def local_folder(settings: Settings) -> Path | None:
     if (path / "model_index.json").is_file():
         return path
     if name == BUNDLED_NAME:
-        raise Rejected("model_not_found", "the demo model is not there yet; make it with: python -m infra.demo_model")
+        raise Rejected("model_not_found", "the demo model is not there: the installation lacks infra/demo_model/weights; install Fillfleet anew, or set FILL_MODEL")
     if path.is_dir() or not _HUB_ID.fullmatch(name):
         raise Rejected(
             "model_not_found",

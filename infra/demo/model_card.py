@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from infra.demo_model.build import FOLDER
+from infra.demo_model.files import FOLDER
 
 BUNDLED: Final = "bundled"
 _UNTRAINED: Final = re.compile(r"\bis\s+untrained\b", re.IGNORECASE)

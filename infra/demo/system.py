@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 import infra
+from infra.demo_model.files import LORAS
 from infra.embedded.errors import StartFailed
 from infra.embedded.process import Guardian, Process, Program, describe_exit
 from infra.embedded.ready_file import Ready
@@ -30,7 +32,6 @@ _LOOK_SECONDS: Final = 0.1
 _START_SECONDS: Final = 600.0
 _STOP_SECONDS: Final = 60.0
 _CRASH_STOP_SECONDS: Final = 30.0
-_LORA_SECONDS: Final = 120.0
 
 
 @dataclass(frozen=True)
@@ -70,25 +71,24 @@ class System:
     ready: Ready
 
     def __init__(
-        self, folders: SystemFolders, environment: Mapping[str, str], say: Callable[[str], None], *, with_lora: bool
+        self, folders: SystemFolders, environment: Mapping[str, str], say: Callable[[str], None], *, with_loras: bool
     ) -> None:
         self._folders = folders
         self._environment = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
         self._say = say
-        self._with_lora = with_lora
+        self._with_loras = with_loras
         self._guardian: Guardian | None = None
         self._up: Process | None = None
 
     def start(self) -> None:
         """Start all and wait until it is ready; `stop` has to follow in any case. Raises StartFailed."""
         self._folders.loras.mkdir(parents=True, exist_ok=True)
+        for lora in LORAS.glob("*.safetensors") if self._with_loras else ():
+            shutil.copy(lora, self._folders.loras)
         self._folders.ready_file.unlink(missing_ok=True)
         self._guardian = Guardian(log=self._folders.log("guardian"))
-        lora = self._guardian.spawn(self._make_lora()) if self._with_lora else None
         self._up = self._guardian.spawn(self._program())
         self.ready = self._wait(self._up)
-        if lora is not None:
-            _finish(lora)
 
     def stop(self) -> None:
         """Stop all in order; at the second call nothing is left to do."""
@@ -121,15 +121,6 @@ class System:
             crash_seconds=_CRASH_STOP_SECONDS,
         )
 
-    def _make_lora(self) -> Program:
-        return Program(
-            name="lora",
-            argv=[sys.executable, "-m", "infra.demo_model.lora", str(self._folders.loras.resolve())],
-            log=self._folders.log("lora"),
-            env=self._environment,
-            cwd=CODE,
-        )
-
     def _wait(self, up: Process) -> Ready:
         heard = 0
         deadline = time.monotonic() + _START_SECONDS
@@ -158,10 +149,3 @@ def read_ready(path: Path) -> Ready:
 def _last_words(process: Process) -> str:
     lines = process.last_words().splitlines()
     return "\n".join(line if len(line) <= _SHOWN_CHARACTERS else f"{line[:_SHOWN_CHARACTERS]}…" for line in lines)
-
-
-def _finish(lora: Process) -> None:
-    code = lora.wait(_LORA_SECONDS)
-    if code != 0:
-        how = "did not finish" if code is None else f"ended with {describe_exit(code)}"
-        raise StartFailed(f"making the demo's LoRA {how}. {_last_words(lora)}")

@@ -1,23 +1,50 @@
-"""`python -m infra.demo_model [FOLDER]`: makes the demo model where it is missing, and says nothing where it is not."""
+"""`python -m infra.demo_model train` makes the demo model and its LoRAs anew, `measure` says how well it fills."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
-from infra.demo_model.build import FOLDER, NotOurFolderError, build
+
+@click.group()
+def main() -> None:
+    """Train and measure the demo model."""
 
 
-@click.command()
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=FOLDER)
-def main(folder: Path) -> None:
-    """Make the demo model in FOLDER (by default where the worker looks for it)."""
-    try:
-        if build(folder):
-            click.echo(f"made the demo model in {folder}")
-    except NotOurFolderError as error:
-        raise click.ClickException(str(error)) from error
+@main.command()
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("build/demo-model"),
+    show_default=True,
+    help="Folder for checkpoints and logs; a run that was killed goes on from there.",
+)
+def train(work: Path) -> None:
+    """Train VAE, transformer, decoder and LoRAs, one after the other, and put them in place. Takes hours on a CPU."""
+    from infra.demo_model.training import train_all
+
+    train_all(work)
+    click.echo("the demo model and its LoRAs are in place; `python -m infra.demo_model measure` says how good they are")
+
+
+@main.command()
+@click.option("--scenes", type=click.IntRange(1), default=100, show_default=True, help="How many held-out scenes.")
+@click.option("--steps", type=click.IntRange(1, 50), default=28, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def measure(scenes: int, steps: int, as_json: bool) -> None:
+    """Fill held-out scenes as a worker does, with and without a prompt, and print how well."""
+    from infra.demo_model.measuring import by_worker
+    from infra.demo_model.quality import measure as measure_quality
+    from infra.demo_model.quality_table import as_data, as_lines
+
+    quality = measure_quality(by_worker(steps), range(scenes))
+    if as_json:
+        click.echo(json.dumps(as_data(quality), indent=2))
+    else:
+        for line in as_lines(quality):
+            click.echo(line)
 
 
 if __name__ == "__main__":

@@ -6,30 +6,28 @@ far smaller, so that the stock FluxFillPipeline runs it and no code elsewhere ha
 
 from __future__ import annotations
 
+from graphlib import TopologicalSorter
+from itertools import pairwise
 from typing import Any
 
-SEED = 20240821
-TEXT_LENGTH = 32
+from infra.demo_model.shapes import COLOURS, SHAPES
+
+TEXT_LENGTH = 24
 """Tokens a prompt may have in either text encoder; the real model has 77 and 512."""
 TEXT_WIDTH = 64
 LATENT_CHANNELS = 16
 VAE_SCALE = 16
-HEADS, HEAD_WIDTH = 5, 32
+HEADS, HEAD_WIDTH = 6, 32
 WIDTH = HEADS * HEAD_WIDTH
 
-COLOURS: dict[str, tuple[float, float, float]] = {
-    "red": (1, -1, -1), "orange": (1, 0.1, -1), "yellow": (1, 0.9, -1), "green": (-0.9, 0.5, -0.9),
-    "blue": (-1, -0.6, 1), "purple": (0.2, -1, 0.8), "pink": (1, -0.1, 0.4), "brown": (0.1, -0.4, -0.8),
-    "black": (-1, -1, -1), "white": (1, 1, 1), "grey": (0, 0, 0), "gray": (0, 0, 0),
-    "golden": (0.9, 0.5, -0.8), "turquoise": (-0.8, 0.7, 0.7),
-}  # fmt: skip
-"""Words whose colour tints the fill: red, green and blue from -1 to 1."""
+WORDS = (*COLOURS, *SHAPES, "a", "an", "the", "one", "big", "on", "wall", "picture", "of")
+"""What the model reads as whole words, small or with a capital; all else is read by letters and means nothing."""
 
 VAE: dict[str, Any] = {
     "encoder_block_out_channels": (64,) * 5,
     "decoder_block_out_channels": (64,) * 5,
-    "num_encoder_blocks": (0, 0, 1, 1, 2),
-    "num_decoder_blocks": (3, 2, 2, 1, 0),
+    "num_encoder_blocks": (0, 0, 0, 0, 2),
+    "num_decoder_blocks": (2, 2, 2, 1, 0),
     "latent_channels": LATENT_CHANNELS,
     "upsample_fn": "bilinear",
     "scaling_factor": 1.0,
@@ -40,7 +38,7 @@ TRANSFORMER: dict[str, Any] = {
     "in_channels": 8 * LATENT_CHANNELS + 4 * VAE_SCALE * VAE_SCALE,  # noise, masked image, packed mask
     "out_channels": 4 * LATENT_CHANNELS,
     "num_layers": 2,
-    "num_single_layers": 5,
+    "num_single_layers": 6,
     "attention_head_dim": HEAD_WIDTH,
     "num_attention_heads": HEADS,
     "joint_attention_dim": TEXT_WIDTH,
@@ -67,16 +65,37 @@ def _byte_symbols() -> list[str]:
     return [symbols[n] for n in range(256)]
 
 
+def clip_merges() -> list[tuple[str, str]]:
+    """Return the merges that make each of WORDS one token: its letters join from the left.
+
+    A merge counts the more the earlier it stands. So a word stands before those whose first two letters are also in
+    its middle ("green" before "red"), else they would tear it apart.
+    """
+    pieces = {word: [*word[:-1], f"{word[-1]}</w>"] for word in WORDS}
+    pairs = {word: list(pairwise(parts)) for word, parts in pieces.items()}
+    before = {
+        word: {other for other in WORDS if other != word and pairs[word] and pairs[word][0] in pairs[other][1:]}
+        for word in WORDS
+    }
+    merges: dict[tuple[str, str], None] = {}
+    for word in TopologicalSorter(before).static_order():
+        parts = pieces[word]
+        for n in range(1, len(parts)):
+            merges.setdefault(("".join(parts[:n]), parts[n]))
+    return list(merges)
+
+
 def clip_vocabulary() -> dict[str, int]:
-    """Return every byte, alone and as the end of a word, and the two marks: any text has tokens."""
+    """Return every byte, alone and as the end of a word, what the merges make, and the two marks: all has tokens."""
     symbols = _byte_symbols()
-    names = [*symbols, *(f"{s}</w>" for s in symbols), "<|startoftext|>", "<|endoftext|>"]
+    joined = [left + right for left, right in clip_merges()]
+    names = [*symbols, *(f"{s}</w>" for s in symbols), *joined, "<|startoftext|>", "<|endoftext|>"]
     return {name: index for index, name in enumerate(names)}
 
 
 def t5_vocabulary() -> list[tuple[str, float]]:
-    """Return the tokens and scores: colour words whole, all else letter by letter."""
-    words = [(f"▁{form}", -1.0) for word in COLOURS for form in (word, word.capitalize())]
+    """Return the tokens and scores: known words whole, all else letter by letter."""
+    words = [(f"▁{form}", -1.0) for word in WORDS for form in (word, word.capitalize())]
     letters = [(chr(n), -8.0) for n in [*range(33, 127), *range(161, 384)]]
     return [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *words, ("▁", -4.0), *letters]
 
@@ -85,7 +104,7 @@ def tokenizers() -> tuple[Any, Any]:
     """Return the CLIP and the T5 tokenizer, made here from the vocabularies above."""
     from transformers import CLIPTokenizer, T5TokenizerFast
 
-    clip = CLIPTokenizer(vocab=clip_vocabulary(), merges=[], model_max_length=TEXT_LENGTH)
+    clip = CLIPTokenizer(vocab=clip_vocabulary(), merges=clip_merges(), model_max_length=TEXT_LENGTH)
     return clip, T5TokenizerFast(vocab=t5_vocabulary(), extra_ids=0, model_max_length=TEXT_LENGTH)
 
 

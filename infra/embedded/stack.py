@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +19,7 @@ from typing import Final, Never
 from common.settings import Settings
 from infra.embedded.errors import StartFailed
 from infra.embedded.ports import LOOPBACK, is_free
-from infra.embedded.process import Process, Program, describe_exit
+from infra.embedded.process import Program, describe_exit
 from infra.embedded.readiness import accepts_key, answers, database_time, workers_seen
 from infra.embedded.ready_file import READY_FILE, Ready, write_ready
 from infra.embedded.servers import EmbeddedServers
@@ -29,8 +28,6 @@ from infra.embedded.supervisor import Part, Supervisor
 
 OWNER: Final = "local"
 FLOWER_USER: Final = "fillfleet"
-DEMO_MODEL: Final = (sys.executable, "-m", "infra.demo_model")
-_BUNDLED: Final = "bundled"
 _ONE_SHOT_SECONDS: Final = 300.0
 _HTTP_READY_SECONDS: Final = 120.0
 _REMIND_SECONDS: Final = 30.0
@@ -46,7 +43,6 @@ class StackOptions:
     port: int | None = None
     workers: int = 1
     command: Sequence[str] = COMMAND
-    demo_model: Sequence[str] = DEMO_MODEL
 
 
 class Stack:
@@ -71,7 +67,6 @@ class Stack:
         self.servers.start()
         self._say(f"servers are up in {self.servers.home.directory}")
         settings = self._prepare_environment()
-        model = self._begin_demo_model(settings)
         self._run_once("migrate", [*options.command, "migrate"])
         self._say("database is migrated")
         self._services = [self._service(service) for service in self._choose_services(settings)]
@@ -80,8 +75,6 @@ class Stack:
         for service in self._services:
             if service not in workers:
                 service.start()
-        if model is not None:
-            self._finish_demo_model(model)
         for worker in workers:
             worker.start()
         ready = self._wait_until_ready(len(workers), since)
@@ -143,20 +136,6 @@ class Stack:
 
     def _run_once(self, name: str, argv: Sequence[str]) -> None:
         self.servers.guardian.run(self._one_shot(name, argv), seconds=_ONE_SHOT_SECONDS)
-
-    def _begin_demo_model(self, settings: Settings) -> Process | None:
-        if settings.fill_model != _BUNDLED:
-            return None
-        return self.servers.guardian.spawn(self._one_shot("demo_model", self._options.demo_model))
-
-    def _finish_demo_model(self, model: Process) -> None:
-        code = model.wait(2.0)
-        if code is None:
-            self._say("making the demo model (only the first time)")
-            code = model.wait(_ONE_SHOT_SECONDS)
-        if code != 0:
-            how = "did not finish" if code is None else f"ended with {describe_exit(code)}"
-            raise StartFailed(f"making the demo model {how}. {model.last_words()}")
 
     def _wait_until_ready(self, workers: int, since: str) -> Ready:
         identity, ports = self.servers.home.identity, self.servers.home.identity.ports

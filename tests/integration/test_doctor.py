@@ -18,7 +18,7 @@ from sqlalchemy import Engine, text
 
 from common.objects import Objects
 from common.settings import Settings
-from infra.demo_model.build import FOLDER, build
+from infra.demo_model.files import FOLDER
 from infra.embedded.ready_file import READY_FILE, Ready, write_ready
 from infra.embedded.servers import EmbeddedServers
 from tests.support.databases import fresh_database
@@ -62,7 +62,6 @@ def doctor(environment: dict[str, str], settings: Settings, tmp_path: Path) -> D
 
     A change to None takes a setting away. No run may show a secret, nor write to stderr.
     """
-    build(FOLDER)
     with_bucket = Objects(settings)
     with_bucket.ensure_bucket()
     with_bucket.close()
@@ -96,7 +95,6 @@ def secret_in(value: str) -> str:
 @pytest.fixture(scope="module")
 def fill_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo model under the real model's card."""
-    build(FOLDER)
     return with_card(FOLDER, tmp_path_factory.mktemp("models") / "fill", FILL_CARD)
 
 

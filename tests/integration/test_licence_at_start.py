@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from infra.demo_model.build import FOLDER, build
+from infra.demo_model.files import FOLDER
 from tests.support.fleet import Fleet
 from tests.support.model_hub import FILL_CARD, with_card
 
@@ -13,7 +13,6 @@ NOTICE = "THE LICENCE OF THIS MODEL'S WEIGHTS RULES OUT COMMERCIAL USE"
 
 
 def test_two_workers_of_a_host_log_the_licence_and_one_of_them_prints_the_notice(fleet: Fleet, tmp_path: Path) -> None:
-    build(FOLDER)
     model = with_card(FOLDER, tmp_path / "fill", FILL_CARD)
     (model / "LICENSE.md").write_text("the terms")
     env = {"FILL_MODEL": str(model), "LORA_CACHE_FOLDER": str(tmp_path / "cache")}

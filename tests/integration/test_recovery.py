@@ -9,7 +9,7 @@ import redis
 
 from common import lifecycle
 from common.settings import Settings
-from infra.demo_model.build import FOLDER, build
+from infra.demo_model.files import FOLDER
 from tests.support.fleet import Fleet
 
 
@@ -106,7 +106,6 @@ def test_what_outlives_the_drain_is_given_back_free_of_charge(fleet: Fleet) -> N
 
 
 def test_a_worker_that_is_stopped_while_it_loads_its_model_ends_well(fleet: Fleet) -> None:
-    build(FOLDER)
     worker = fleet.start("worker")
     fleet.until(lambda: "model.loading" in worker.output(), "it loads", process=worker)
     worker.signal(signal.SIGTERM)

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from common.settings import Environment, Settings
-from infra.demo_model.recipe import TEXT_LENGTH
+from infra.demo_model.recipe import TEXT_LENGTH, TEXT_WIDTH, WIDTH
 from worker.work import Adapter, Work
 
 quiet_peft = pytest.mark.filterwarnings(
@@ -31,8 +31,6 @@ SIDE = 128
 RANK = 4
 TO_Q = "transformer_blocks.0.attn.to_q"
 TO_OUT = "transformer_blocks.0.attn.to_out.0"
-WIDTH = 160
-TEXT_WIDTH = 64
 TEXT_LAYER = "encoder.layers.0.self_attn.q_proj"
 
 

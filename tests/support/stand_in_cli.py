@@ -1,7 +1,8 @@
 """`fillfleet up` with small stand-ins for our own services, so that tests can make each of them fail in a second.
 
 The servers, the guardian, the supervisor and the migrations are the real ones. STAND_IN_FAILS names the service that
-ends at once, STAND_IN_STAYS the one that SIGTERM does not end; the others do no more than what `up` waits for.
+ends at once, STAND_IN_STAYS the one that SIGTERM does not end, STAND_IN_LOADS the one that is never ready; the others
+do no more than what `up` waits for.
 
     python -m tests.support.stand_in_cli up --dir D --ready-file F
 """
@@ -43,6 +44,8 @@ def cli() -> None:
         sys.exit(3)
     if os.environ.get("STAND_IN_STAYS") in sys.argv:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if os.environ.get("STAND_IN_LOADS") in sys.argv:
+        threading.Event().wait()
 
 
 @cli.command()
@@ -51,14 +54,9 @@ def cli() -> None:
 @click.option("--port", type=int)
 @click.option("--workers", type=int, default=1)
 def up(directory: Path | None, ready_file: Path | None, port: int | None, workers: int) -> None:
-    options = StackOptions(directory, ready_file, port, workers, command=COMMAND, demo_model=(*COMMAND, "demo-model"))
+    options = StackOptions(directory, ready_file, port, workers, command=COMMAND)
     console = Console(soft_wrap=True)
     run_until_stopped(options, console, lambda text: console.print(text, markup=False))
-
-
-@cli.command("demo-model")
-def demo_model() -> None:
-    pass
 
 
 @cli.command()

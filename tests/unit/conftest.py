@@ -1,4 +1,4 @@
-"""The demo model for tests that compute with it: made once, loaded once, and the stock pipeline to compare with."""
+"""The demo model for tests that compute with it: loaded once, and the stock pipeline to compare with."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ import pytest
 import torch
 
 from common.settings import Settings
-from infra.demo_model import lora as demo_lora
-from infra.demo_model.build import FOLDER, build
+from infra.demo_model.files import FOLDER, LORAS
 from tests.support.fills import FillSettings
 
 
 @pytest.fixture(scope="session")
 def model_folder() -> Path:
     """The folder of the demo model, where the worker looks for it."""
-    build(FOLDER)
     return FOLDER
 
 
@@ -48,6 +46,6 @@ def stock(model_folder: Path) -> Any:
 
 
 @pytest.fixture(scope="session")
-def demo_style(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's LoRA."""
-    return demo_lora.save_demo_style(tmp_path_factory.mktemp("demo-style"))
+def demo_style() -> Path:
+    """One of the demo's LoRAs."""
+    return LORAS / "striped.safetensors"

@@ -15,6 +15,7 @@ from tests.support.fills import (
     TEXT_LAYER,
     TO_OUT,
     TO_Q,
+    WIDTH,
     FillSettings,
     adapter,
     fill_stock,
@@ -139,7 +140,7 @@ def test_it_is_loaded_once_and_tells_when(model: FluxFillModel, loras: list[Path
 
 def test_what_was_not_used_for_longest_goes_first_when_the_budget_is_full(loras: list[Path]) -> None:
     shas = [adapter(path).sha256 for path in loras]
-    bytes_each = 2 * 2 * 4 * 160 * 4
+    bytes_each = 2 * 2 * 4 * WIDTH * 4
     model = load_model(FillSettings(lora_resident_bytes=2 * bytes_each + 2048))
     never = _fill(model)
     alone = _fill(model, adapter(loras[1]))

@@ -327,10 +327,10 @@ def test_results_show_the_name_of_a_folder_and_not_where_it_lies(model_folder: P
     assert load_model(FillSettings(fill_model=str(copy))).version["model"] == "my-fill"
 
 
-def test_a_missing_demo_model_says_how_to_make_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_demo_model_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker.model_folder, "BUNDLED", tmp_path / "nothing")
 
-    with pytest.raises(Rejected, match=r"python -m infra\.demo_model"):
+    with pytest.raises(Rejected, match="install Fillfleet anew, or set FILL_MODEL"):
         load_model(FillSettings())
 
 

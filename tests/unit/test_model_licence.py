@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.demo_model.build import CARD as BUNDLED_CARD
+from infra.demo_model.files import FOLDER as BUNDLED
 from tests.support.model_hub import FILL, FILL_CARD, FILL_PAGES
 from worker.model_licence import CommercialUse, Terms, commercial_use, licence_of, read_licence
 
@@ -55,7 +55,7 @@ def test_a_file_that_is_not_there_is_not_led_to(folder: Path) -> None:
 
 
 def test_the_bundled_models_card_allows_commercial_use(folder: Path) -> None:
-    licence = read_licence(with_card(folder, BUNDLED_CARD), None)
+    licence = read_licence(with_card(folder, (BUNDLED / "README.md").read_text()), None)
     assert (licence.name, licence.commercial_use) == ("apache-2.0", CommercialUse.ALLOWED)
 
 
