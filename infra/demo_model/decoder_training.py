@@ -11,7 +11,7 @@ from torch import Tensor
 from infra.demo_model.training_run import Schedule, TrainingRun
 from infra.demo_model.vae_training import crops, picture_loss
 
-SCHEDULE: Final = Schedule(steps=900, warm_up=40, decay_from=0.3)
+SCHEDULE: Final = Schedule(steps=700, warm_up=40, decay_from=0.3)
 _RATE: Final = 1e-3
 _LATENT_NOISE: Final = 0.08
 """About as far as finished fills lie from what the encoder would have said."""

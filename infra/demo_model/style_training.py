@@ -20,8 +20,8 @@ from infra.demo_model.training_run import Schedule, TrainingRun
 
 RANK: Final = 16
 SCHEDULES: Final = {
-    STRIPED: Schedule(steps=500, warm_up=20, decay_from=0.4),
-    OUTLINED: Schedule(steps=700, warm_up=20, decay_from=0.4),
+    STRIPED: Schedule(steps=450, warm_up=20, decay_from=0.4),
+    OUTLINED: Schedule(steps=600, warm_up=20, decay_from=0.4),
 }
 _TARGETS: Final = (
     r"transformer_blocks\.\d+\.(attn\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2))"

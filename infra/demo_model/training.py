@@ -23,7 +23,7 @@ def train_all(work: Path) -> None:
     LORAS.mkdir(exist_ok=True)
     save_diffusers(styles[STRIPED], LORAS / f"{STRIPED}.safetensors")
     save_kohya(styles[OUTLINED], LORAS / f"{OUTLINED}.safetensors")
-    parts.transformer.delete_adapters([STRIPED, OUTLINED])
-    save_model(vae, parts, FOLDER)
+    parts.transformer.unload_lora()  # leaves the layers as they were
+    save_model(vae, parts, FOLDER, work)
     for name in ("vae", "fill", STRIPED, OUTLINED, "decoder"):
         save_log(work, name)

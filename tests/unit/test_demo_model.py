@@ -88,7 +88,7 @@ def tokenizers() -> tuple[Any, Any]:
     """Both, as they lie in the model's folder."""
     from transformers import AutoTokenizer
 
-    return tuple(AutoTokenizer.from_pretrained(FOLDER / name) for name in ("tokenizer", "tokenizer_2"))  # type: ignore[return-value]
+    return tuple(AutoTokenizer.from_pretrained(FOLDER / name) for name in ("tokenizer", "tokenizer_2"))
 
 
 @pytest.mark.parametrize(

@@ -179,8 +179,8 @@ def test_dropped_tensors_that_are_all_zero_do_no_harm(base: BaseShapes, tmp_path
 @pytest.mark.parametrize(
     ("tensors", "reason"),
     [
-        (peft_pair(TO_Q, inputs=WIDTH + 64), "from 224 inputs"),
-        (peft_pair(TO_Q, outputs=WIDTH + 64), "to 224 outputs"),
+        (peft_pair(TO_Q, inputs=WIDTH + 64), f"from {WIDTH + 64} inputs"),
+        (peft_pair(TO_Q, outputs=WIDTH + 64), f"to {WIDTH + 64} outputs"),
         (peft_pair(TO_Q, inputs=64), "from 64 inputs"),
         (peft_pair("x_embedder", inputs=TOKEN + 64), "from 1216 inputs"),
         (peft_pair("x_embedder", inputs=65), "from 65 inputs"),
@@ -306,7 +306,7 @@ def test_a_large_lora_is_checked_in_seconds(base: BaseShapes, tmp_path: Path) ->
     for block in range(19):
         tensors |= peft_pair(f"transformer_blocks.{block}.attn.to_q", inputs=3072, outputs=3072, rank=64)
     path = write_lora(tmp_path / "a.safetensors", tensors)
-    began = time.monotonic()
+    began = time.process_time()
 
     assert _verify(path, real).rank == 64
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
