@@ -25,7 +25,7 @@ help: ## explain these targets
 	@echo "The first target that needs it makes .venv (once; needs only Python 3.11 or newer)."
 
 .PHONY: demo
-demo: $(READY) ## start everything on this machine, fill real photographs, write demo/report.html
+demo: $(READY) ## start everything on this machine, fill scenes and photographs, write demo/report.html
 	$(RUN)/python -m infra.demo $(ARGS)
 
 .PHONY: up

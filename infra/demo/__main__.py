@@ -1,4 +1,4 @@
-"""`python -m infra.demo`: starts the real system, fills real photographs, writes demo/report.html and demo/sheet.png.
+"""`python -m infra.demo`: starts the real system, fills scenes and photographs, writes demo/report.html and sheet.png.
 
 The exit code is 0 only when every job ended as it should and every promise was kept; the system is always stopped.
 """
@@ -46,7 +46,7 @@ _INTERRUPTED: Final = 128 + signal.SIGINT
     help="Where report.html and sheet.png go. Default: demo/ beside the code.",
 )
 def main(keep: bool, directory: Path | None, output: Path) -> None:
-    """Fill real photographs with the real system on this machine, check what comes back, and write a report.
+    """Fill scenes and photographs with the real system on this machine, check what comes back, and write a report.
 
     PostgreSQL, Valkey, SeaweedFS, API, dispatcher, worker and Flower are started for it and stopped after it.
     FILL_MODEL and all other settings are taken from the environment.

@@ -29,9 +29,9 @@ class Submitted:
 
 def submit(client: Client, job: DemoJob, call: Call, material: Material, site: PhotoServer) -> Submitted:
     """Upload what the job needs, and submit it. Raises ApiError and requests.RequestException."""
-    image = remote_image(job, material, site)
+    image = remote_image(job, site)
     if image is None:
-        image = _upload(client, call, f"{material.photo.name}.png", as_png(material.image))
+        image = _upload(client, call, f"{job.picture}.png", as_png(material.image))
     mask = None
     if material.mask is not None:
         mask = _upload(client, call, f"{job.mask}.png", as_png(material.mask))

@@ -10,6 +10,7 @@ from PIL import Image
 
 from common.contract import Status
 from infra.demo.dataset import OWN_COLUMN
+from infra.demo.drawing_checks import judge_drawing
 from infra.demo.fleet import FAILURE, SUCCESS
 from infra.demo.jobs import ImageBy
 from infra.demo.outcome import Check, Judged, Outcome
@@ -17,6 +18,8 @@ from infra.demo.outcome import Check, Judged, Outcome
 KEPT_BELOW: Final = 8
 """Mask values under this snap to 0: those pixels are the original's."""
 FILLED_FROM: Final = 128
+NEW_SHARE: Final = 0.1
+"""Of the mask's pixels, at least: a star covers a fifth of them, and the ground around it may come back as it was."""
 _LOSSLESS: Final = frozenset({"png", "webp"})
 _NO_RETRY: Final = 1
 
@@ -46,15 +49,18 @@ def _checks(outcome: Outcome, others: Mapping[str, Outcome]) -> Iterator[Check]:
     yield _format(outcome)
     yield _flags(outcome)
     yield _same_as_recorded(outcome)
-    if job.output_format in _LOSSLESS and all(one.size == outcome.material.size for one in outcome.pictures):
+    fits = all(one.size == outcome.material.size for one in outcome.pictures)
+    if fits and job.output_format in _LOSSLESS:
         yield _kept(outcome)
     yield _something_new(outcome)
+    if fits and job.is_scored:
+        yield from judge_drawing(outcome)
     if job.images > 1:
         yield _all_different(outcome)
     if job.same_as is not None:
         yield _same_bytes(outcome, others[job.same_as])
-    if job.differs_from is not None:
-        yield _other_bytes(outcome, others[job.differs_from])
+    for name in job.differs_from:
+        yield _other_bytes(outcome, others[name])
 
 
 def _failure_checks(outcome: Outcome) -> Iterator[Check]:
@@ -138,7 +144,7 @@ def _something_new(outcome: Outcome) -> Check:
         if one.size == outcome.material.size
     ]
     share = min(shares, default=0.0)
-    return Check("the mask is filled", share > 0.5, f"{share:.0%} of its pixels are new")
+    return Check("the mask is filled", share >= NEW_SHARE, f"{share:.0%} of its pixels are new")
 
 
 def _all_different(outcome: Outcome) -> Check:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from infra.demo.jobs import BAD_ROW, DemoJob, ImageBy
 from infra.demo.material import Material
 from infra.demo.photo_server import PhotoServer
-from infra.demo.photos import as_png
+from infra.demo.photos import PHOTOS_BY_NAME, as_png
 
 Inputs = Sequence[tuple[DemoJob, Material]]
 
@@ -46,28 +46,28 @@ def write_dataset(inputs: Inputs, folder: Path, site: PhotoServer) -> Dataset:
     return Dataset(manifest, tuple(rows), bad_row)
 
 
-def remote_image(job: DemoJob, material: Material, site: PhotoServer) -> str | None:
+def remote_image(job: DemoJob, site: PhotoServer) -> str | None:
     """Return the URL that a job names as its image, or None where it brings a file along."""
     if job.image_by is ImageBy.URL:
-        return site.url(_site_path(material))
+        return site.url(_site_path(job))
     return site.url(_GONE) if job.image_by is ImageBy.GONE else None
 
 
-def site_files(inputs: Iterable[tuple[DemoJob, Material]]) -> dict[str, tuple[str, bytes]]:
+def site_files(jobs: Iterable[DemoJob]) -> dict[str, tuple[str, bytes]]:
     """Return what the photo server has: the untouched file of each photograph that a job names by URL."""
     files: dict[str, tuple[str, bytes]] = {}
-    for job, material in inputs:
+    for job in jobs:
         if job.image_by is ImageBy.URL:
-            kind = "image/jpeg" if material.photo.path.suffix == ".jpg" else "image/png"
-            files[_site_path(material)] = (kind, material.photo.path.read_bytes())
+            path = PHOTOS_BY_NAME[job.picture].path
+            files[_site_path(job)] = ("image/jpeg" if path.suffix == ".jpg" else "image/png", path.read_bytes())
     return files
 
 
 def _row(job: DemoJob, material: Material, folder: Path, site: PhotoServer) -> dict[str, Any]:
-    image = remote_image(job, material, site)
+    image = remote_image(job, site)
     if image is None:
         alpha = "-alpha" if job.image_by is ImageBy.ALPHA else ""
-        image = f"images/{material.photo.name}{alpha}.png"
+        image = f"images/{job.picture}{alpha}.png"
         (folder / image).write_bytes(as_png(material.image))
     mask = None
     if material.mask is not None:
@@ -76,5 +76,5 @@ def _row(job: DemoJob, material: Material, folder: Path, site: PhotoServer) -> d
     return {"custom_id": job.name, **job.body(image, mask), OWN_COLUMN: job.shows}
 
 
-def _site_path(material: Material) -> str:
-    return f"/{material.photo.path.name}"
+def _site_path(job: DemoJob) -> str:
+    return f"/{PHOTOS_BY_NAME[job.picture].path.name}"

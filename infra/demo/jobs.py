@@ -1,4 +1,4 @@
-"""The demo's jobs, as data: which photograph, which mask, what is asked for, by which way, and what must come of it.
+"""The demo's jobs, as data: which picture, which mask, what is asked for, by which way, and what must come of it.
 
 Most are rows of one batch, as a dataset would be filled; a few are calls of the API of their own.
 """
@@ -6,17 +6,15 @@ Most are rows of one batch, as a dataset would be filled; a few are calls of the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
 
 from common.contract import MODELS, Status
+from infra.demo_model.styles import OUTLINED, STRIPED
 
-DEMO_LORA: Final = "demo-style"
-"""The LoRA that `python -m infra.demo_model.lora` makes, by its name in the LoRA folder."""
-_QUICK: Final = 10
-"""Steps of the jobs that show something else than the picture: the demo has about a minute on two cores."""
-_USUAL: Final = 28
+_STEPS: Final = 28
+"""The usual number: about a second for a picture of the demo on two cores."""
 
 
 class ImageBy(StrEnum):
@@ -51,7 +49,8 @@ class DemoJob:
     name: str
     title: str
     shows: str
-    photo: str
+    picture: str
+    """The name of a photograph or of a drawing."""
     mask: str | None
     """A name in masks.MASKS; None: nothing is masked, the bars of another size are filled."""
     fields: Mapping[str, Any]
@@ -62,8 +61,10 @@ class DemoJob:
     expected: Status = Status.COMPLETED
     same_as: str | None = None
     """The job whose output must have the very same bytes."""
-    differs_from: str | None = None
-    """The job whose output must be another one, though all but one field are the same."""
+    differs_from: tuple[str, ...] = ()
+    """Jobs whose outputs must be others, though all fields but the LoRAs are the same. The first one has none."""
+    is_scored: bool = False
+    """Whether what is drawn must be what was asked for. Another model than the bundled one may draw as it likes."""
 
     @property
     def output_format(self) -> str:
@@ -85,129 +86,189 @@ class DemoJob:
         return body
 
 
-_MATCHA: Final = {
-    "prompt": "a cup of green matcha tea",
-    "size": "match",
-    "seed": 42,
-    "num_inference_steps": _USUAL,
-}
-_CURTAIN: Final = {"prompt": "a green curtain", "size": "match", "seed": 5, "num_inference_steps": _QUICK}
+def _fields(prompt: str, seed: int | None, **more: Any) -> dict[str, Any]:
+    drawn = {} if seed is None else {"seed": seed}
+    return {"prompt": prompt, "size": "match", "num_inference_steps": _STEPS, **drawn, **more}
+
+
+_CIRCLE: Final = _fields("a red circle", 42)
+_STYLED: Final = _fields("a blue heart", 5)
 
 JOBS: Final = (
     DemoJob(
-        name="matcha",
-        title="Inpaint with a prompt",
+        name="circle",
+        title="Inpaint",
         shows="What the mask covers is filled as the prompt says; every other pixel stays exactly as it was.",
-        photo="coffee",
-        mask="coffee_in_the_cup",
-        fields=_MATCHA,
+        picture="sky",
+        mask="circle_at_the_left",
+        fields=_CIRCLE,
         call=Call("v3", MODELS[0], UploadBy.TICKET),
+        is_scored=True,
     ),
     DemoJob(
-        name="matcha-again",
-        title="The same seed again",
-        shows="Same request and seed, as a row of the batch instead of a call: the output has the very same bytes.",
-        photo="coffee",
+        name="star",
+        title="Another colour, another shape",
+        shows="Colour and shape are the prompt's; place and size are the mask's.",
+        picture="night",
+        mask="box_at_the_right",
+        fields=_fields("a yellow star", 8),
+        is_scored=True,
+    ),
+    DemoJob(
+        name="triangle",
+        title="The background goes on",
+        shows="Around the shape, but inside the mask, the stripes are continued.",
+        picture="awning",
+        mask="box_at_the_right",
+        fields=_fields("a green triangle", 3),
+        is_scored=True,
+    ),
+    DemoJob(
+        name="heart",
+        title="A round mask",
+        shows="A mask has any form; the shape stands in its middle.",
+        picture="sand",
+        mask="ellipse_at_the_left",
+        fields=_fields("a purple heart", 13),
+        is_scored=True,
+    ),
+    DemoJob(
+        name="ring",
+        title="And one with a hole",
+        shows="Through the ring's middle the background is seen.",
+        picture="lagoon",
+        mask="box_at_the_right",
+        fields=_fields("an orange ring", 17),
+        is_scored=True,
+    ),
+    DemoJob(
+        name="coffee",
+        title="In a photograph",
+        shows="The same in a real photograph. The bundled model has seen none: it draws what it knows.",
+        picture="coffee",
         mask="coffee_in_the_cup",
-        fields=_MATCHA,
-        same_as="matcha",
+        fields=_fields("a white heart", 4),
+    ),
+    DemoJob(
+        name="no-star",
+        title="Removed",
+        shows="An empty prompt continues what surrounds the mask: the star is gone, the stripes run through.",
+        picture="meadow",
+        mask="around_the_star",
+        fields=_fields("", 7),
+        is_scored=True,
     ),
     DemoJob(
         name="no-rocket",
-        title="Remove",
-        shows="An empty prompt continues the surroundings.",
-        photo="rocket",
+        title="Removed from a photograph",
+        shows="An empty prompt again: the sky goes on where the rocket stood.",
+        picture="rocket",
         mask="rocket",
-        fields={"prompt": "", "size": "match", "seed": 7, "num_inference_steps": _QUICK},
+        fields=_fields("", 7),
     ),
     DemoJob(
-        name="wide-flower",
-        title="Outpaint",
-        shows="No mask and a wider size: the photograph stays whole, and the bars at its sides are filled.",
-        photo="flower",
+        name="wider",
+        title="Outpainted",
+        shows="No mask and a wider size: the picture stays whole, and the bars at its sides are filled.",
+        picture="ribbon",
         mask=None,
-        fields={"prompt": "", "size": "896*427", "seed": 11, "num_inference_steps": _QUICK},
+        fields=_fields("", 11, size="576*384"),
+        is_scored=True,
     ),
     DemoJob(
-        name="backdrop",
-        title="Alpha as mask",
-        shows="No mask image: the transparent pixels of the PNG are the mask. No seed: one is drawn.",
-        photo="astronaut",
-        mask="around_the_astronaut",
-        fields={"prompt": "a blue studio backdrop", "size": "match", "num_inference_steps": _QUICK},
-        image_by=ImageBy.ALPHA,
-    ),
-    DemoJob(
-        name="dahlias",
+        name="seeds",
         title="Several images",
-        shows="num_images 3: three outputs of one job, with the seeds 21, 22 and 23.",
-        photo="flower",
-        mask="dahlia",
-        fields={
-            "prompt": "a purple dahlia in bloom",
-            "size": "match",
-            "seed": 21,
-            "num_images": 3,
-            "num_inference_steps": 8,
-        },
+        shows="num_images 3: three outputs of one job, with the seeds 21, 22 and 23. Each seed has its own colour.",
+        picture="mist",
+        mask="circle_at_the_right",
+        fields=_fields("a star", 21, num_images=3),
     ),
     DemoJob(
-        name="badge",
-        title="JPEG output",
-        shows="output_format jpeg, in full colour resolution. Small, but no longer exact outside the mask.",
-        photo="astronaut",
-        mask="mission_patch",
-        fields={
-            "prompt": "a green badge",
-            "size": "match",
-            "seed": 3,
-            "output_format": "jpeg",
-            "num_inference_steps": _QUICK,
-        },
-        call=Call("v2", MODELS[1], UploadBy.FORM),
+        name="circle-again",
+        title="The same seed again",
+        shows="Same request and seed, as a row of the batch instead of a call: the output has the very same bytes.",
+        picture="sky",
+        mask="circle_at_the_left",
+        fields=_CIRCLE,
+        same_as="circle",
     ),
     DemoJob(
-        name="curtain",
+        name="plain",
         title="Without a LoRA",
-        shows="What the next job makes without its LoRA.",
-        photo="cat",
-        mask="cloth_behind_the_cat",
-        fields=_CURTAIN,
+        shows="What the next three jobs make without a LoRA.",
+        picture="dawn",
+        mask="box_at_the_right",
+        fields=_STYLED,
+        is_scored=True,
     ),
     DemoJob(
-        name="curtain-lora",
+        name="striped",
         title="With a LoRA",
-        shows="The same request and seed with a LoRA from the operator's folder: its style is upright stripes.",
-        photo="cat",
-        mask="cloth_behind_the_cat",
-        fields=_CURTAIN,
-        loras=((DEMO_LORA, 1.0),),
-        differs_from="curtain",
+        shows="The same request and seed with a LoRA from the operator's folder, in the format of diffusers.",
+        picture="dawn",
+        mask="box_at_the_right",
+        fields=_STYLED,
+        loras=((STRIPED, 1.0),),
+        differs_from=("plain",),
     ),
     DemoJob(
-        name="evening",
-        title="A soft mask, WebP output",
-        shows="The image comes from a URL. The mask's greys blend softly; lossless WebP keeps the rest exact.",
-        photo="china",
-        mask="evening_sky",
-        fields={
-            "prompt": "a pink evening sky",
-            "size": "match",
-            "seed": 9,
-            "output_format": "webp",
-            "num_inference_steps": _QUICK,
-        },
-        image_by=ImageBy.URL,
+        name="outlined",
+        title="With another LoRA",
+        shows="The same again with another LoRA, in the format of kohya's scripts.",
+        picture="dawn",
+        mask="box_at_the_right",
+        fields=_STYLED,
+        loras=((OUTLINED, 1.0),),
+        differs_from=("plain", "striped"),
+    ),
+    DemoJob(
+        name="both",
+        title="With both LoRAs",
+        shows="And with both at once: both styles show.",
+        picture="dawn",
+        mask="box_at_the_right",
+        fields=_STYLED,
+        loras=((STRIPED, 1.0), (OUTLINED, 1.0)),
+        differs_from=("plain", "striped", "outlined"),
     ),
     DemoJob(
         name="gone",
         title="A broken URL",
         shows="The image's URL answers 404: this job fails at once and says why, and the others are not disturbed.",
-        photo="coffee",
+        picture="coffee",
         mask="coffee_in_the_cup",
-        fields={"prompt": "never filled", "size": "match", "seed": 1, "num_inference_steps": _QUICK},
+        fields=_fields("never filled", 1),
         image_by=ImageBy.GONE,
         expected=Status.FAILED,
+    ),
+    DemoJob(
+        name="sun",
+        title="A soft mask, WebP output",
+        shows="The image comes from a URL. The mask's greys blend softly; lossless WebP keeps the rest exact.",
+        picture="china",
+        mask="patch_of_sky",
+        fields=_fields("an orange circle", 9, output_format="webp"),
+        image_by=ImageBy.URL,
+    ),
+    DemoJob(
+        name="cut-out",
+        title="Alpha as mask",
+        shows="No mask image: the transparent pixels of the PNG are the mask. No seed: one is drawn.",
+        picture="moss",
+        mask="circle_at_the_right",
+        fields=_fields("a pink square", None),
+        image_by=ImageBy.ALPHA,
+        is_scored=True,
+    ),
+    DemoJob(
+        name="diamond",
+        title="JPEG output",
+        shows="output_format jpeg, in full colour resolution. Small, but no longer exact outside the mask.",
+        picture="dusk",
+        mask="box_at_the_left",
+        fields=_fields("a red diamond", 19, output_format="jpeg"),
+        call=Call("v2", MODELS[1], UploadBy.FORM),
+        is_scored=True,
     ),
 )
 
@@ -217,5 +278,7 @@ BAD_ROW: Final[Mapping[str, Any]] = {"custom_id": "too-many-steps", "num_inferen
 
 
 def choose_jobs(*, bundled_model: bool) -> tuple[DemoJob, ...]:
-    """Return the jobs for a model: the demo's LoRA fits the bundled one alone."""
-    return tuple(job for job in JOBS if bundled_model or not job.loras)
+    """Return the jobs for a model. The demo's LoRAs fit the bundled one alone, and it alone owes these very shapes."""
+    if bundled_model:
+        return JOBS
+    return tuple(replace(job, is_scored=False) for job in JOBS if not job.loras)

@@ -1,6 +1,6 @@
-"""The demo's masks, drawn by hand for its photographs: white is filled, black is kept, grey blends softly.
+"""The demo's masks, for its photographs and its drawings: white is filled, black is kept, grey blends softly.
 
-Coordinates are pixels of the photograph that a mask belongs to; photos.py says how large each is.
+Coordinates are pixels of the picture that a mask belongs to; photos.py and drawings.py say how large each is.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 
 Size = tuple[int, int]
 Point = tuple[float, float]
@@ -28,65 +28,51 @@ def rocket(size: Size) -> Image.Image:
     return _softened(_polygon(size, [(321, 114), (342, 135), (347, 404), (297, 404), (302, 135)]), 3)
 
 
-def dahlia(size: Size) -> Image.Image:
-    """The large flower with a little room around it: for flower."""
-    return _softened(_ellipse(size, (160, 76, 456, 367)), 4)
+def patch_of_sky(size: Size) -> Image.Image:
+    """A round patch of the sky that fades out softly: for china."""
+    return _softened(_ellipse(size, (352, 22, 532, 202)), 10)
 
 
-def mission_patch(size: Size) -> Image.Image:
-    """The round patch on the suit: for astronaut."""
-    return _softened(_ellipse(size, (131, 346, 211, 425)), 1.5)
+def ellipse_at_the_left(size: Size) -> Image.Image:
+    """A wide ellipse: for drawings whose figures stand at the right."""
+    return _softened(_ellipse(size, (40, 50, 360, 334)), 1.5)
 
 
-def cloth_behind_the_cat(size: Size) -> Image.Image:
-    """The blurred cloth to the right of the face: for cat."""
-    edge = [(451, 0), (451, 300), (303, 300), (318, 262), (333, 228), (345, 196), (353, 160), (361, 120), (366, 84),
-            (374, 50), (392, 22), (398, 0)]  # fmt: skip
-    return _softened(_polygon(size, edge), 3)
+def circle_at_the_left(size: Size) -> Image.Image:
+    """A circle: for drawings whose figures stand at the right."""
+    return _softened(_ellipse(size, (52, 42, 352, 342)), 1.5)
 
 
-def around_the_astronaut(size: Size) -> Image.Image:
-    """All but the astronaut and her helmet: for astronaut, as the transparent part of its alpha."""
-    outline = [
-        (16, 512), (25, 497), (23, 460), (22, 415), (25, 360), (27, 320), (36, 300), (44, 276), (62, 252), (84, 232),
-        (112, 208), (114, 190), (124, 176), (134, 160), (152, 150), (178, 148), (184, 150), (182, 133), (173, 126),
-        (171, 117), (160, 108), (154, 88), (156, 64), (168, 46), (188, 36), (206, 22), (230, 15), (256, 19), (282, 38),
-        (296, 56), (301, 84), (298, 112), (288, 126), (278, 134), (270, 137), (265, 152), (258, 166), (257, 176),
-        (272, 186), (290, 204), (302, 222), (306, 238), (326, 248), (340, 266), (350, 286), (358, 308), (364, 338),
-        (366, 347), (384, 344), (408, 343), (436, 349), (462, 363), (482, 386), (494, 416), (498, 448), (504, 454),
-        (512, 458), (512, 512),
-    ]  # fmt: skip
-    return _softened(ImageChops.invert(_polygon(size, outline)), 1)
+def box_at_the_left(size: Size) -> Image.Image:
+    """A rectangle: for drawings whose figures stand at the right."""
+    return _softened(_box(size, (52, 46, 352, 338)), 1.5)
 
 
-def evening_sky(size: Size) -> Image.Image:
-    """The sky, fading out towards the horizon, without the pavilion and the trees: for china."""
-    pavilion = [
-        (98, 300), (98, 190), (86, 180), (84, 170), (98, 164), (108, 160), (120, 158), (119, 142), (100, 131),
-        (95, 122), (97, 108), (112, 103), (122, 98), (140, 94), (160, 86), (178, 75), (190, 64), (193, 53), (199, 46),
-        (196, 31),
-        (215, 31), (212, 45), (217, 51), (218, 63), (228, 74), (244, 86), (262, 96), (280, 104), (297, 107), (319, 116),
-        (320, 125), (306, 134), (296, 138), (295, 157), (306, 162), (328, 169), (330, 177), (320, 182), (320, 300),
-    ]  # fmt: skip
-    left_tree = [(0, 136), (5, 150), (9, 180), (24, 184), (42, 192), (50, 212), (76, 228), (76, 300), (0, 300)]
-    right_tree = [
-        (548, 300), (552, 226), (568, 200), (578, 178), (584, 152), (598, 136), (612, 141), (626, 152), (640, 164),
-        (640, 300),
-    ]  # fmt: skip
-    things = ImageChops.lighter(_polygon(size, pavilion), _polygon(size, left_tree))
-    things = ImageChops.lighter(things, _polygon(size, right_tree))
-    fading = _downward(size, full_until=90, none_from=205)
-    return ImageChops.multiply(fading, ImageChops.invert(_softened(things, 1.5)))
+def circle_at_the_right(size: Size) -> Image.Image:
+    """A circle: for drawings whose figures stand at the left."""
+    return _softened(_ellipse(size, (166, 42, 466, 342)), 1.5)
+
+
+def box_at_the_right(size: Size) -> Image.Image:
+    """A rectangle: for drawings whose figures stand at the left."""
+    return _softened(_box(size, (166, 46, 466, 338)), 1.5)
+
+
+def around_the_star(size: Size) -> Image.Image:
+    """The large star with room around it: for meadow."""
+    return _softened(_ellipse(size, (182, 72, 450, 340)), 1.5)
 
 
 MASKS: Final[Mapping[str, Callable[[Size], Image.Image]]] = {
     "coffee_in_the_cup": coffee_in_the_cup,
     "rocket": rocket,
-    "dahlia": dahlia,
-    "mission_patch": mission_patch,
-    "cloth_behind_the_cat": cloth_behind_the_cat,
-    "around_the_astronaut": around_the_astronaut,
-    "evening_sky": evening_sky,
+    "patch_of_sky": patch_of_sky,
+    "ellipse_at_the_left": ellipse_at_the_left,
+    "circle_at_the_left": circle_at_the_left,
+    "box_at_the_left": box_at_the_left,
+    "circle_at_the_right": circle_at_the_right,
+    "box_at_the_right": box_at_the_right,
+    "around_the_star": around_the_star,
 }
 
 
@@ -100,19 +86,16 @@ def _polygon(size: Size, points: Sequence[Point]) -> Image.Image:
     return drawn.resize(size, Image.Resampling.BOX)
 
 
+def _box(size: Size, box: Box) -> Image.Image:
+    left, top, right, bottom = box
+    return _polygon(size, [(left, top), (right, top), (right, bottom), (left, bottom)])
+
+
 def _ellipse(size: Size, box: Box) -> Image.Image:
     drawn = _blank(size)
     left, top, right, bottom = (_FINER * edge for edge in box)
     ImageDraw.Draw(drawn).ellipse((left, top, right, bottom), fill=255)
     return drawn.resize(size, Image.Resampling.BOX)
-
-
-def _downward(size: Size, *, full_until: int, none_from: int) -> Image.Image:
-    column = Image.new("L", (1, size[1]))
-    for y in range(size[1]):
-        share = (none_from - y) / (none_from - full_until)
-        column.putpixel((0, y), round(255 * min(1.0, max(0.0, share))))
-    return column.resize(size)
 
 
 def _softened(mask: Image.Image, radius: float) -> Image.Image:

@@ -66,30 +66,6 @@ PHOTOS: Final = (
         source_url=None,
     ),
     Photo(
-        name="cat",
-        package="skimage",
-        file="data/chelsea.png",
-        width=451,
-        height=300,
-        title="Chelsea the cat",
-        author="Stefan van der Walt",
-        licence="CC0",
-        licence_url=CC0,
-        source_url=None,
-    ),
-    Photo(
-        name="astronaut",
-        package="skimage",
-        file="data/astronaut.png",
-        width=512,
-        height=512,
-        title="Astronaut Eileen Collins",
-        author="NASA",
-        licence="No known copyright restrictions, public domain",
-        licence_url=None,
-        source_url="https://flic.kr/p/r9qvLn",
-    ),
-    Photo(
         name="rocket",
         package="skimage",
         file="data/rocket.jpg",
@@ -113,22 +89,9 @@ PHOTOS: Final = (
         licence_url=CC_BY,
         source_url="https://www.flickr.com/photos/danielbuechele/6061409035/sizes/z/in/photostream/",
     ),
-    Photo(
-        name="flower",
-        package="sklearn",
-        file="datasets/images/flower.jpg",
-        width=640,
-        height=427,
-        title="flower.jpg",
-        # The package's README repeats danielbuechele's name here, but both of its links are vultilion's.
-        author="vultilion",
-        licence="CC BY 2.0",
-        licence_url=CC_BY,
-        source_url="https://www.flickr.com/photos/vultilion/6056698931/sizes/z/in/photostream/",
-    ),
 )
 
-BY_NAME: Final = {photo.name: photo for photo in PHOTOS}
+PHOTOS_BY_NAME: Final = {photo.name: photo for photo in PHOTOS}
 
 
 def open_photo(photo: Photo) -> Image.Image:

@@ -6,7 +6,8 @@ import base64
 import io
 from typing import Final
 
-from PIL import Image, ImageDraw
+import numpy as np
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from infra.demo.jobs import ImageBy
 from infra.demo.outcome import Outcome
@@ -15,6 +16,12 @@ _SQUARE: Final = 12
 _LIGHT: Final = (236, 236, 236)
 _DARK: Final = (200, 200, 200)
 _QUALITY: Final = 86
+_MARK: Final = (214, 30, 110)
+"""A colour that no picture of the demo has."""
+_WASH: Final = 0.5
+"""What is masked shows through, half as strong."""
+_HATCH_STEP: Final = 10
+_HATCH_STRENGTH: Final = 0.45
 
 
 def before(outcome: Outcome) -> Image.Image | None:
@@ -32,6 +39,29 @@ def before(outcome: Outcome) -> Image.Image | None:
 def mask(outcome: Outcome) -> Image.Image:
     """Return what is filled (white) and kept (black), at the output's size."""
     return outcome.material.filled
+
+
+def masked(outcome: Outcome, width: int, height: int) -> Image.Image | None:
+    """Return the picture in its place, what is to be filled washed out, hatched and framed, to fit into a box.
+
+    Hatched after it is shrunk, so that the lines are crisp. None where its URL held no picture.
+    """
+    sent = before(outcome)
+    if sent is None:
+        return None
+    whole = sent if sent.size == outcome.material.size else outcome.material.original
+    small = np.asarray(fitted(whole, width, height), dtype=np.float32)
+    mask = fitted(outcome.material.filled, width, height)
+    share = np.asarray(mask, dtype=np.float32)[..., None] / 255
+    y, x = np.mgrid[: mask.height, : mask.width]
+    lines = ((x + y) % _HATCH_STEP < 2)[..., None] * _HATCH_STRENGTH
+    washed = small + (255 - small) * _WASH * share
+    hatched = washed + (np.array(_MARK) - washed) * lines * share
+    filled = mask.point(lambda value: 255 * (value >= 128))
+    edge = ImageChops.difference(filled, filled.filter(ImageFilter.MinFilter(5)))  # two pixels, all of them inside
+    made = Image.fromarray(np.round(hatched).astype(np.uint8))
+    made.paste(_MARK, (0, 0), edge)
+    return made
 
 
 def after(outcome: Outcome) -> tuple[Image.Image, ...]:

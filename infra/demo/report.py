@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from common.contract import Status
+from infra.demo.model_card import BUNDLED
 from infra.demo.outcome import Outcome
 from infra.demo.photos import Photo
 from infra.demo.report_batch import render_batch
@@ -17,6 +18,10 @@ from infra.demo.run import Run
 _STYLE: Final = Path(__file__).with_name("report.css")
 _UNTRAINED: Final = (
     "The bundled model is untrained: it shows the path, not the picture. Unmasked pixels are the original's."
+)
+_TINY: Final = (
+    "The bundled model is tiny and was trained on drawn scenes alone: it knows ten colours and seven shapes by name, "
+    "and nothing else. Unmasked pixels are the original's, whatever the model."
 )
 _FLOW: Final = (
     ("HTTP API", "api", "takes the request and checks it"),
@@ -72,7 +77,8 @@ def render_report(run: Run) -> str:
 
 def _head(run: Run) -> str:
     kind, verdict = ("good", "everything as expected") if run.as_expected else ("bad", "not everything as expected")
-    note = f'<p class="note">{escape(_UNTRAINED)}</p>' if run.card.untrained else ""
+    said = _UNTRAINED if run.card.untrained else _TINY if run.card.name == BUNDLED else ""
+    note = f'<p class="note">{escape(said)}</p>' if said else ""
     broken = "".join(f"<li>{escape(line)}</li>" for line in run.broken)
     tiles = "".join(f'<div class="tile"><b>{value}</b><span>{name}</span></div>' for value, name in _tiles(run))
     return f"""<h1>Fillfleet: a batch through the real system</h1>
@@ -126,11 +132,12 @@ def _where(run: Run, name: str) -> str:
 
 
 def _photos(run: Run) -> str:
-    used = {one.outcome.material.photo.name: one.outcome.material.photo for one in run.judged}
+    sources = [one.outcome.material.source for one in run.judged]
+    used = {source.name: source for source in sources if isinstance(source, Photo)}
     rows = "".join(map(_photo_row, used.values()))
     return f"""<h2>The photographs</h2>
 <p>They come with the packages scikit-image and scikit-learn; authors and licences are as these name them. Each was
-changed here in the ways that this page shows. The masks were drawn by hand, in code, for this demo.</p>
+changed here in the ways that this page shows. All other scenes, and all masks, were drawn in code for this demo.</p>
 <div class="scroll"><table>
 <tr><th>Photograph</th><th>Author</th><th>Licence</th><th>Package, file</th></tr>{rows}</table></div>"""
 
@@ -149,7 +156,7 @@ def _link(text: str, url: str | None) -> str:
 
 
 def _next(run: Run) -> str:
-    real = "" if not run.card.untrained else "Real pictures need the real model, and a GPU for it. "
+    real = "Real pictures need the real model, and a GPU for it. " if run.card.name == BUNDLED else ""
     return f"""<h2>How to go on</h2>
 <p>{real}FLUX.1 [dev] Fill is a gated download under a licence of Black Forest Labs that is non-commercial unless you
 have another from them; read and accept it on the model's page first. Nothing else changes: one code runs both.</p>

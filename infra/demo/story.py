@@ -57,10 +57,10 @@ def run_demo(console: Console, folders: SystemFolders, output: Path, *, keep: bo
     bundled = fill_model == BUNDLED
     inputs = [(job, prepare(job)) for job in choose_jobs(bundled_model=bundled)]
     output.mkdir(parents=True, exist_ok=True)
-    with PhotoServer(site_files(inputs)) as site:
+    with PhotoServer(site_files(job for job, _ in inputs)) as site:
         console.print("[bold]Starting:[/bold] PostgreSQL, Valkey, SeaweedFS, API, dispatcher, worker, Flower")
         began = time.monotonic()
-        system = System(folders, _environment(folders, site), lambda said: _say(console, said), with_lora=bundled)
+        system = System(folders, _environment(folders, site), lambda said: _say(console, said), with_loras=bundled)
         try:
             with waiting(console, "starting"):
                 system.start()

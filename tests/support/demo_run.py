@@ -1,4 +1,4 @@
-"""A run of the demo as the report gets it, without any system: real photographs and masks, outputs painted by hand."""
+"""A run of the demo as the report gets it, without any system: real pictures and masks, outputs painted by hand."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 from PIL import Image
 
 from common.contract import BatchState, Queue, Status
@@ -19,16 +20,18 @@ from infra.demo.checks import judge
 from infra.demo.client import Prediction
 from infra.demo.command_line import Said
 from infra.demo.dataset import OWN_COLUMN, Dataset
+from infra.demo.drawing_checks import wanted_scene
 from infra.demo.jobs import BAD_ROW, JOBS, DemoJob
 from infra.demo.material import Material, prepare
 from infra.demo.model_card import ModelCard
 from infra.demo.outcome import Outcome
 from infra.demo.run import Run
 from infra.demo.trail import Step, Trail
+from infra.demo_model.styles import STYLES
 
 CARD: Final = ModelCard(name="bundled", title="A model", licence="apache-2.0", untrained=False)
 GONE: Final = 'image: "http://127.0.0.1:1/gone.jpg": the server answered HTTP 404: nothing is there; check the URL'
-_PAINT: Final = ("#2a7f3f", "#7a2a9f", "#2a4fbf")
+_PAINT: Final = ("#2a7f3f", "#7a2a9f", "#2a4fbf", "#bf2a4f")
 _ROWS: Final = [job.name for job in JOBS if job.call is None]
 _TIMINGS: Final = {"queue": 20, "fetch": 60, "wait": 5, "inference": 900, "upload": 90}
 
@@ -46,13 +49,24 @@ def material_of(name: str) -> Material:
 
 @cache
 def painted(name: str) -> tuple[bytes, ...]:
-    """Return as many outputs as the job asks for: the original, with paint where the mask is."""
+    """Return as many outputs as the job asks for: where the mask is, what is wanted, or paint if nobody knows that."""
     job, material = job_named(name), material_of(name)
+    if job.same_as is not None:
+        return painted(job.same_as)
+    if job.is_scored:
+        truth = wanted_scene(job, material).truth
+        papers = [Image.fromarray((truth * 255).round().astype(np.uint8))]
+    else:
+        # A LoRA shows, a seed shows, and what is the same stays the same.
+        first = sum(1 << STYLES.index(path) for path, _ in job.loras)
+        papers = [Image.new("RGB", material.size, colour) for colour in _PAINT[first:][: job.images]]
+    return tuple(encoded(over_the_original(paper, material), job) for paper in papers)
+
+
+def over_the_original(paper: Image.Image, material: Material) -> Image.Image:
+    """Return `paper` where the mask is, over the original as a worker blends it."""
     snapped = material.filled.point([0] * 8 + list(range(8, 256)))
-    # A LoRA shows, a seed shows, and what is the same stays the same.
-    colours = _PAINT[len(job.loras) :][: job.images]
-    papers = [Image.new("RGB", material.size, colour) for colour in colours]
-    return tuple(encoded(Image.composite(paper, material.original, snapped), job) for paper in papers)
+    return Image.composite(paper, material.original, snapped)
 
 
 def encoded(picture: Image.Image, job: DemoJob) -> bytes:

@@ -27,7 +27,7 @@ def test_a_run_in_which_all_went_well_breaks_nothing() -> None:
 
 
 def test_one_changed_pixel_outside_the_mask_is_noticed() -> None:
-    job = job_named("matcha")
+    job = job_named("circle")
     good = outcome_of(job)
     changed = good.pictures[0].convert("RGB")
     red, green, blue = changed.getpixel((0, 0))  # type: ignore[misc]
@@ -36,68 +36,75 @@ def test_one_changed_pixel_outside_the_mask_is_noticed() -> None:
 
 
 def test_an_output_that_is_the_untouched_original_is_noticed() -> None:
-    job = job_named("matcha")
+    job = job_named("circle")
     original = outcome_of(job).material.original
-    assert broken(outcome_of(job, files=(encoded(original, job),))) == {"the mask is filled"}
+    untouched = outcome_of(job, files=(encoded(original, job),))
+    assert broken(untouched) == {"the mask is filled", "the prompt is obeyed"}
 
 
 def test_a_wrong_size_is_noticed() -> None:
-    job = job_named("matcha")
+    job = job_named("circle")
     small = outcome_of(job).pictures[0].resize((300, 200))
     assert "exact size" in broken(outcome_of(job, files=(encoded(small, job),)))
 
 
 def test_a_wrong_format_is_noticed() -> None:
-    job = job_named("matcha")
-    as_webp = encoded(outcome_of(job).pictures[0], job_named("evening"))
+    job = job_named("circle")
+    as_webp = encoded(outcome_of(job).pictures[0], job_named("sun"))
     assert broken(outcome_of(job, files=(as_webp,))) == {"format as asked for"}
 
 
 def test_a_missing_image_is_noticed() -> None:
-    job = job_named("dahlias")
-    two = painted("dahlias")[:2]
+    job = job_named("seeds")
+    two = painted("seeds")[:2]
     assert broken(outcome_of(job, files=two)) == {"as many images as asked for"}
 
 
 def test_equal_images_of_several_seeds_are_noticed() -> None:
-    job = job_named("dahlias")
-    one, *_ = painted("dahlias")
+    job = job_named("seeds")
+    one, *_ = painted("seeds")
     assert broken(outcome_of(job, files=(one, one, one))) == {"each seed another image"}
 
 
 @pytest.mark.parametrize("flags", [(), ("false",), (None,), (False, False)])
 def test_flags_that_are_not_one_boolean_per_image_are_noticed(flags: tuple[object, ...]) -> None:
-    assert broken(outcome_of(job_named("matcha"), flags=flags)) == {"one has_nsfw flag per image"}
+    assert broken(outcome_of(job_named("circle"), flags=flags)) == {"one has_nsfw flag per image"}
 
 
 def test_other_bytes_from_the_same_seed_are_noticed() -> None:
-    job = job_named("matcha-again")
+    job = job_named("circle-again")
     good = outcome_of(job)
     other = good.pictures[0].convert("RGB")
     other.putpixel((288, 148), (1, 2, 3))
     again = outcome_of(job, files=(encoded(other, job),))
-    assert broken(outcome_of(job_named("matcha")), again) == {"same bytes as matcha"}
+    assert broken(outcome_of(job_named("circle")), again) == {"same bytes as circle"}
 
 
 def test_a_lora_without_effect_is_noticed() -> None:
-    plain = outcome_of(job_named("curtain"))
-    assert broken(plain, outcome_of(job_named("curtain-lora"), files=plain.files)) == {"differs from curtain"}
+    plain = outcome_of(job_named("plain"))
+    assert broken(plain, outcome_of(job_named("striped"), files=plain.files)) == {"differs from plain"}
+
+
+def test_a_second_lora_without_effect_is_noticed() -> None:
+    plain, striped, outlined = (outcome_of(job_named(name)) for name in ("plain", "striped", "outlined"))
+    both = outcome_of(job_named("both"), files=striped.files)
+    assert broken(plain, striped, outlined, both) == {"differs from striped"}
 
 
 def test_a_file_that_is_not_the_recorded_one_is_noticed() -> None:
-    good = outcome_of(job_named("matcha"))
+    good = outcome_of(job_named("circle"))
     assert broken(replace(good, trail=None)) == {"sha256 as recorded"}
 
 
 def test_a_job_that_flower_does_not_show_ended_is_noticed() -> None:
-    good = outcome_of(job_named("matcha"))
+    good = outcome_of(job_named("circle"))
     for shown in ("", "STARTED", "FAILURE"):
         assert broken(replace(good, in_flower=shown)) == {"Flower shows its end"}
 
 
 @pytest.mark.parametrize("status", [Status.CREATED, Status.PROCESSING, Status.FAILED])
 def test_a_job_that_did_not_complete_is_noticed(status: Status) -> None:
-    bad = outcome_of(job_named("matcha"), files=(), status=status, error="the reason")
+    bad = outcome_of(job_named("circle"), files=(), status=status, error="the reason")
     assert broken(bad) == {"ends completed"}
     assert "the reason" in run_of([bad]).broken[0]
 
@@ -119,7 +126,7 @@ def test_a_retry_of_what_can_never_work_is_noticed() -> None:
 @pytest.mark.parametrize(
     ("column", "value"),
     [
-        ("custom_id", "curtain"),
+        ("custom_id", "outlined"),
         ("status", "failed"),
         ("job_id", "0" * 32),
         ("output_sha256", ["0" * 64]),
@@ -129,10 +136,10 @@ def test_a_retry_of_what_can_never_work_is_noticed() -> None:
     ],
 )
 def test_a_result_that_tells_something_else_than_the_job_is_noticed(column: str, value: object) -> None:
-    good = outcome_of(job_named("curtain-lora"))
+    good = outcome_of(job_named("striped"))
     assert good.row is not None
     changed = replace(good, row={**good.row, column: value})
-    assert broken(outcome_of(job_named("curtain")), replace(changed, files=painted("curtain-lora"))) == {
+    assert broken(outcome_of(job_named("plain")), replace(changed, files=painted("striped"))) == {
         "results.parquet says the same"
     }
 
@@ -167,7 +174,7 @@ def test_a_missing_a_doubled_and_a_strange_result_are_noticed() -> None:
 def test_a_bad_row_that_is_not_named_and_a_good_one_that_is_are_noticed() -> None:
     batch = whole_batch()
     (reject,) = batch.rejects
-    for rejects in [(), (reject, {**reject, "custom_id": "matcha-again"}), ({**reject, "field": "prompt"},)]:
+    for rejects in [(), (reject, {**reject, "custom_id": "circle-again"}), ({**reject, "field": "prompt"},)]:
         assert broken_of(replace(batch, rejects=rejects)) == ["the bad row is named, and it alone"]
 
 
@@ -182,7 +189,7 @@ def test_a_row_that_is_made_or_run_twice_is_noticed() -> None:
 
 def test_a_page_without_one_of_the_rows_is_noticed() -> None:
     batch = whole_batch()
-    page = batch.page.replace("evening", "morning")
+    page = batch.page.replace("sun", "moon")
     assert broken_of(replace(batch, page=page)) == ["its page shows every row"]
 
 

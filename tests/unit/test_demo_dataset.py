@@ -22,7 +22,7 @@ ROWS = [job for job in JOBS if job.call is None]
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     inputs = [(job, material_of(job.name)) for job in JOBS]
-    with PhotoServer(site_files(inputs)) as site:
+    with PhotoServer(site_files(JOBS)) as site:
         return write_dataset(inputs, tmp_path_factory.mktemp("demo") / FOLDER, site)
 
 
@@ -48,7 +48,7 @@ def test_its_own_column_passes_through(rows: list[ManifestRow]) -> None:
     assert [row.extra for row in rows[:-1]] == [{"shows": job.shows} for job in ROWS]
 
 
-def test_each_photograph_and_mask_is_written_once(dataset: Dataset) -> None:
+def test_each_picture_and_mask_is_written_once(dataset: Dataset) -> None:
     folder = dataset.manifest.parent
     files = [path.relative_to(folder).as_posix() for path in folder.rglob("*.png")]
     named = {str(row[field]) for row in dataset.rows for field in ("image", "mask_image") if field in row}

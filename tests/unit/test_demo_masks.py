@@ -1,4 +1,4 @@
-"""The demo's masks fit its photographs, and its inputs are what the jobs say."""
+"""The demo's masks fit its pictures, and its inputs are what the jobs say."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import pytest
 from common.contract import Status, parse_request
 from infra.demo.jobs import JOBS, DemoJob, ImageBy, UploadBy, choose_jobs
 from infra.demo.masks import MASKS
+from infra.demo.photos import PHOTOS_BY_NAME
 from tests.support.demo_run import job_named, material_of
 
 each_job = pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
 
 
 @each_job
-def test_a_mask_fits_its_photograph_and_leaves_something_to_fill_and_something_to_keep(job: DemoJob) -> None:
+def test_a_mask_fits_its_picture_and_leaves_something_to_fill_and_something_to_keep(job: DemoJob) -> None:
     material = material_of(job.name)
     if material.mask is not None:
         assert (material.mask.mode, material.mask.size) == ("L", material.image.size)
@@ -41,13 +42,19 @@ def test_the_alpha_that_is_sent_is_the_mask_turned_round() -> None:
     assert (alpha == 255 - np.asarray(material.filled)).all()
 
 
-def test_an_outpainted_photograph_lies_whole_in_the_middle_and_all_around_it_is_filled() -> None:
-    material = material_of("wide-flower")
+@pytest.mark.parametrize("name", MASKS)
+def test_a_mask_belongs_to_pictures_of_one_size(name: str) -> None:
+    """The dataset holds each mask once, however many rows name it."""
+    assert len({material_of(job.name).image.size for job in JOBS if job.mask == name}) == 1
+
+
+def test_an_outpainted_picture_lies_whole_in_the_middle_and_all_around_it_is_filled() -> None:
+    material = material_of("wider")
     filled = np.asarray(material.filled)
-    assert material.size == (896, 427)
-    assert (filled[:, :128] == 255).all()
-    assert (filled[:, 128:768] == 0).all()
-    assert (filled[:, 768:] == 255).all()
+    assert material.size == (576, 384)
+    assert (filled[:, :96] == 255).all()
+    assert (filled[:, 96:480] == 0).all()
+    assert (filled[:, 480:] == 255).all()
 
 
 @each_job
@@ -62,7 +69,9 @@ def test_the_jobs_show_all_that_the_demo_promises() -> None:
     assert any(not job.fields["prompt"] and job.mask for job in JOBS), "remove"
     assert any(job.mask is None for job in JOBS), "outpaint"
     assert any(job.images > 1 for job in JOBS), "several images"
-    assert any(job.loras for job in JOBS), "a LoRA"
+    assert {len(job.loras) for job in JOBS} == {0, 1, 2}, "LoRAs, alone and together"
+    photographs = {job.name for job in JOBS if job.picture in PHOTOS_BY_NAME and job.expected is Status.COMPLETED}
+    assert len(photographs) >= 2
     assert {job.output_format for job in JOBS} == {"png", "jpeg", "webp"}
     calls = [job.call for job in JOBS if job.call is not None]
     assert {call.version for call in calls} == {"v2", "v3"}
@@ -76,6 +85,9 @@ def test_the_jobs_show_all_that_the_demo_promises() -> None:
             assert (job.call is None) != (job_named(job.same_as).call is None), "a row against a call"
 
 
-def test_another_model_gets_no_lora_that_cannot_fit_it() -> None:
-    assert not any(job.loras for job in choose_jobs(bundled_model=False))
-    assert len(choose_jobs(bundled_model=False)) >= 8
+def test_another_model_gets_no_lora_that_cannot_fit_it_and_owes_no_shapes() -> None:
+    jobs = choose_jobs(bundled_model=False)
+    assert not any(job.loras or job.is_scored for job in jobs)
+    assert len(jobs) >= 8
+    names = {job.name for job in jobs}
+    assert all(names >= {*job.differs_from, *filter(None, [job.same_as])} for job in jobs)

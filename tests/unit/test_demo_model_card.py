@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from infra.demo.model_card import parse_model_card, read_model_card
-from infra.demo_model.build import CARD
+from infra.demo_model.files import FOLDER
 
 TRAINED = """---
 license: cc-by-4.0
@@ -27,7 +27,8 @@ def test_a_card_that_says_so_makes_the_model_untrained() -> None:
 
 
 def test_the_bundled_models_card_is_understood() -> None:
-    card = parse_model_card("bundled", CARD)
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    card = parse_model_card("bundled", text)
     assert card.licence == "apache-2.0"
     assert card.title.startswith("The demo model")
-    assert card.untrained == ("untrained" in CARD)
+    assert card.untrained == ("untrained" in text)

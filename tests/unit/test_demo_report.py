@@ -83,7 +83,8 @@ def test_it_gives_light_and_dark_colours() -> None:
 
 
 def test_text_from_outside_is_escaped() -> None:
-    job = replace(job_named("matcha"), title=EVIL, fields={**job_named("matcha").fields, "prompt": EVIL})
+    circle = job_named("circle")
+    job = replace(circle, title=EVIL, fields={**circle.fields, "prompt": EVIL}, is_scored=False)
     failed = outcome_of(job_named("gone"), error=EVIL, error_code=EVIL, id=EVIL)
     outcomes = [outcome_of(job), failed]
     batch = replace(batch_of(outcomes), said=(Said((EVIL,), EVIL),), state=EVIL)
@@ -98,10 +99,15 @@ def test_it_says_that_a_model_is_untrained_only_where_its_card_does() -> None:
     assert "untrained: it shows the path, not the picture" in untrained
 
 
+def test_it_says_what_the_bundled_model_knows_and_nothing_of_another_one() -> None:
+    assert "ten colours and seven shapes" in whole_report()
+    assert "ten colours" not in render_report(replace(whole_run(), card=replace(CARD, name="some/other")))
+
+
 def test_it_says_what_was_not_as_expected() -> None:
-    report = render_report(run_of([outcome_of(job_named("matcha"), flags=())]))
+    report = render_report(run_of([outcome_of(job_named("circle"), flags=())]))
     assert "not everything as expected" in report
-    assert "matcha: one has_nsfw flag per image" in report
+    assert "circle: one has_nsfw flag per image" in report
 
 
 def test_no_password_reaches_it() -> None:
