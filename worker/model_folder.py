@@ -84,7 +84,11 @@ def local_folder(settings: Settings) -> Path | None:
     if (path / "model_index.json").is_file():
         return path
     if name == BUNDLED_NAME:
-        raise Rejected("model_not_found", "the demo model is not there: the installation lacks infra/demo_model/weights; install Fillfleet anew, or set FILL_MODEL")
+        raise Rejected(
+            "model_not_found",
+            "the demo model is not there: the installation lacks infra/demo_model/weights; install Fillfleet anew, or "
+            "set FILL_MODEL",
+        )
     if path.is_dir() or not _HUB_ID.fullmatch(name):
         raise Rejected(
             "model_not_found",
