@@ -18,9 +18,9 @@ _FINER: Final = 4
 """Shapes are drawn this many times larger and shrunk, so that their edges are smooth."""
 
 
-def coffee_in_the_cup(size: Size) -> Image.Image:
-    """The coffee's surface, not the cup: for coffee."""
-    return _softened(_ellipse(size, (205, 97, 369, 197)), 1.5)
+def inside_the_cup(size: Size) -> Image.Image:
+    """All within the cup's rim: for coffee."""
+    return _softened(_ellipse(size, (184, 28, 398, 196)), 2)
 
 
 def rocket(size: Size) -> Image.Image:
@@ -64,7 +64,7 @@ def around_the_star(size: Size) -> Image.Image:
 
 
 MASKS: Final[Mapping[str, Callable[[Size], Image.Image]]] = {
-    "coffee_in_the_cup": coffee_in_the_cup,
+    "inside_the_cup": inside_the_cup,
     "rocket": rocket,
     "patch_of_sky": patch_of_sky,
     "ellipse_at_the_left": ellipse_at_the_left,
