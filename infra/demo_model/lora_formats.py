@@ -25,11 +25,13 @@ _KOHYA_NAMES: Final = (
 def save_diffusers(lora: Mapping[str, Tensor], path: Path) -> None:
     """Write `lora` ("transformer.….lora_A.weight") as it is, in half precision."""
     save_file({name: value.half().contiguous() for name, value in lora.items()}, path, {"format": "pt"})
+    path.chmod(0o644)
 
 
 def save_kohya(lora: Mapping[str, Tensor], path: Path) -> None:
     """Write `lora` with kohya's names. Raises ValueError for a layer that has none."""
     save_file({name: value.half().contiguous() for name, value in as_kohya(lora).items()}, path, {"format": "pt"})
+    path.chmod(0o644)
 
 
 def as_kohya(lora: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -20,8 +20,8 @@ from infra.demo_model.training_run import Schedule, TrainingRun
 
 RANK: Final = 16
 SCHEDULES: Final = {
-    STRIPED: Schedule(steps=450, warm_up=20, decay_from=0.4),
-    OUTLINED: Schedule(steps=600, warm_up=20, decay_from=0.4),
+    STRIPED: Schedule(steps=1000, warm_up=20, decay_from=0.4),
+    OUTLINED: Schedule(steps=1000, warm_up=20, decay_from=0.4),
 }
 _TARGETS: Final = (
     r"transformer_blocks\.\d+\.(attn\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2))"
@@ -29,7 +29,7 @@ _TARGETS: Final = (
 )
 """The layers that every format for LoRAs has a name for; kohya's has one for a single block's other layers, too, but
 diffusers converts that for the real model's widths only."""
-_RATE: Final = 2e-3
+_RATE: Final = 3e-3
 _BATCH: Final = 20
 _SIDES: Final = (256, 256, 512)
 """The picture sizes by turns; large ones come in smaller batches."""

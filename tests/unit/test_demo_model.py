@@ -44,7 +44,7 @@ def test_it_is_whole_in_safetensors_alone_and_at_most_25_mb_with_its_loras() -> 
 
 
 def test_anybody_on_this_machine_may_read_it() -> None:
-    assert all(path.stat().st_mode & 0o444 == 0o444 for path in FOLDER.rglob("*") if path.is_file())
+    assert all(path.stat().st_mode & 0o444 == 0o444 for path in [*FOLDER.rglob("*.*"), *LORAS.iterdir()])
 
 
 def test_all_its_numbers_are_finite() -> None:

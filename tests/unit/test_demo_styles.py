@@ -57,7 +57,8 @@ def _looks_like(scene: Scene, made: Any) -> tuple[str, ...]:
 def test_each_style_is_seen_alone_and_both_together(styles: tuple[str, ...], fill_model: Any) -> None:
     seen = Counter(_looks_like(scene, _fill(fill_model, scene, styles)) for scene in _scenes())
 
-    assert seen[styles] >= 5, seen
+    (what_most_look_like, count), *_ = seen.most_common()
+    assert (what_most_look_like, count >= 3) == (styles, True), seen
 
 
 @pytest.mark.parametrize("style", STYLES)
