@@ -1,6 +1,6 @@
 """The two styles that the demo's LoRAs teach, and how each is drawn on a scene. No torch.
 
-`striped` paints two white stripes across the prompt's shape, `outlined` a thick black line along its edge; together both.
+`striped` paints two white stripes across the prompt's shape, `outlined` a black line along its edge; together both.
 """
 
 from __future__ import annotations
