@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from common.errors import Rejected, Transient
+from infra.demo_model.recipe import WIDTH
 from tests.support.fills import (
     TEXT_LAYER,
     TO_OUT,
     TO_Q,
-    WIDTH,
     FillSettings,
     adapter,
     fill_stock,

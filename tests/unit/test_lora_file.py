@@ -13,12 +13,12 @@ from torch import Tensor
 
 from common.errors import Rejected
 from common.settings import Settings
+from infra.demo_model.recipe import WIDTH
 from tests.support.fills import (
     RANK,
     TEXT_LAYER,
     TO_OUT,
     TO_Q,
-    WIDTH,
     FillSettings,
     kohya_pair,
     kohya_text_pairs,
