@@ -30,6 +30,7 @@ from worker.inputs import InputReader, Inputs
 from worker.kept import max_difference_outside_mask
 from worker.lease import Lease
 from worker.safety import SafetyGate
+from worker.seam import mend_seam
 from worker.work import Work
 
 _LOOK_SECONDS: Final = 0.5
@@ -136,7 +137,7 @@ def _finish(
     claim: Claim, shop: Workshop, canvas: Canvas, generated: Image, number: int, seed: int
 ) -> tuple[Output, int | None]:
     """Store one image unless it is dropped; return what to record, and how far it is from the original where kept."""
-    image = paste_back(canvas, generated)
+    image = paste_back(canvas, mend_seam(canvas, generated))
     judged = shop.safety.judge(image, claim.request)
     output = Output(
         key=None,
