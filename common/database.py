@@ -21,6 +21,9 @@ JOBS_CHANNEL: Final = "fillfleet_jobs"
 """NOTIFY channel: a job became due. Notifications are a hint; polling finds what they miss."""
 
 _STATEMENT_TIMEOUT_MS: Final = 30_000
+_SILENCE_TIMEOUT_MS: Final = 60_000
+"""How long a client may say nothing inside a transaction: one frozen there, perhaps with its machine, would else hold
+its locks for ever, and nobody could rescue its jobs. To judge a chunk of rows takes seconds."""
 _READ_ONLY: Final = "25006"
 """The SQLSTATE of a write to a standby."""
 _KEEPALIVES: Final[dict[str, Any]] = {
@@ -47,7 +50,8 @@ def make_engine(settings: Settings, *, pool_size: int = 5, application: str = "f
             "application_name": application,
             # No JIT: the planner thinks that the hops of turns.py may go on for long, and compiling takes 50 times as
             # long as they do.
-            "options": f"-c statement_timeout={_STATEMENT_TIMEOUT_MS} -c lock_timeout=10000 -c jit=off",
+            "options": f"-c statement_timeout={_STATEMENT_TIMEOUT_MS} -c lock_timeout=10000"
+            f" -c idle_in_transaction_session_timeout={_SILENCE_TIMEOUT_MS} -c jit=off",
             **_KEEPALIVES,
         },
     )

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import Connection, Engine, func, insert, select, text
+from sqlalchemy import Connection, Engine, delete, func, insert, select, text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from common.database import Doorbell, make_engine, notify_jobs, transaction
@@ -290,15 +290,33 @@ def test_an_error_does_not_repeat_what_users_wrote(database: Engine) -> None:
     assert "private" not in str(error.value)
 
 
+def test_who_falls_silent_inside_a_transaction_loses_it_and_its_locks(database: Engine) -> None:
+    def fall_silent(connection: Connection) -> None:
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '100ms'"))
+        connection.execute(select(owners.c.id).with_for_update())
+        with transaction(database) as other:  # waits for the lock until the server gives it away
+            other.execute(delete(owners))
+
+    add_owner(database)
+    with pytest.raises(Unavailable):
+        attempt(database, fall_silent, add_half)
+    assert count_owners(database) == 0
+
+
+_LIMITS = {
+    "statement_timeout": "30s",
+    "lock_timeout": "10s",
+    "idle_in_transaction_session_timeout": "1min",
+    "application_name": "fillfleet here",
+}
+
+
 def test_every_connection_gives_up_in_the_end_and_says_who_it_is(settings: Settings) -> None:
     engine = make_engine(settings, application="fillfleet here")
     with transaction(engine) as connection:
-        shown = {
-            name: connection.execute(text(f"SHOW {name}")).scalar_one()
-            for name in ("statement_timeout", "lock_timeout", "application_name")
-        }
+        shown = {name: connection.execute(text(f"SHOW {name}")).scalar_one() for name in _LIMITS}
     engine.dispose()
-    assert shown == {"statement_timeout": "30s", "lock_timeout": "10s", "application_name": "fillfleet here"}
+    assert shown == _LIMITS
 
 
 def test_a_plain_client_can_ring_too(bell: Doorbell, settings: Settings) -> None:
