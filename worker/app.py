@@ -5,8 +5,10 @@ Celery carries messages and shows tasks in Flower; whether a job may run, and wh
 
 from __future__ import annotations
 
+import os
 import signal
-from typing import Any, Final
+import sys
+from typing import Any, Final, NoReturn
 
 from celery import Celery, bootsteps
 from celery.exceptions import WorkerShutdown
@@ -111,4 +113,14 @@ def run_worker(settings: Settings) -> int:
         runtime.close()  # start() has waited for the threads of all jobs by now
         if health is not None:
             health.shutdown()
-    return int(worker.exitcode or 0)
+    exit_code = int(worker.exitcode or 0)
+    if not runtime.has_left_the_device:
+        _leave(exit_code)
+    return exit_code
+
+
+def _leave(exit_code: int) -> NoReturn:
+    """End the process around a thread that is in C++: the interpreter, ending, would stop it there, and so abort."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)

@@ -77,6 +77,11 @@ class Device:
         self._thread.start()
         return self._loaded
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether its thread runs: after `stop` too, where a model that loads or hangs is in its libraries' hands."""
+        return self._thread is not None and self._thread.is_alive()
+
     def submit(self, work: Work, lease: Lease) -> Future[Filled]:
         """Stand in line. The future's result raises what the model raised, or Draining."""
         turn = _Turn(work, lease)

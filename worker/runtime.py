@@ -124,6 +124,11 @@ class Runtime:
         self._objects.close()
         log.info("worker.stopped")
 
+    @property
+    def has_left_the_device(self) -> bool:
+        """Whether, after `close`, no thread of ours is in the model's libraries any more."""
+        return not self._device.is_alive
+
     def _load(self) -> FillModel:
         self._safety.load()
         if self.settings.test_model_class is not None:

@@ -16,9 +16,10 @@ from infra.embedded.valkey import DATABASES
 
 _numbers = itertools.count()
 
-# Long enough for a busy machine with two cores, short enough that a test may wait for a lease to expire.
+# A lease must outlast a machine on which any process may stand still for seconds: what loses it is tried twice, and
+# that may count. Tests of what happens when one ends let the time pass: see Fleet.expire.
 FAST: Final = {
-    "lease_seconds": 3.0,
+    "lease_seconds": 10.0,
     "heartbeat_seconds": 0.5,
     "publish_lost_seconds": 1.0,
     "dispatcher_poll_seconds": 0.3,

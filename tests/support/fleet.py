@@ -11,12 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from PIL import Image
-from sqlalchemy import Engine, func, insert, select
+from sqlalchemy import Engine, func, insert, select, update
 
 from common import lifecycle
 from common.contract import MODEL, Queue, parse_request
@@ -79,6 +80,15 @@ class Fleet:
             state = select(workers.c.state).where(workers.c.id.contains(f"-{worker.pid}-", autoescape=True))
             return connection.execute(state).scalar_one_or_none() == WorkerState.READY
 
+    def expire(self, worker: Process) -> None:
+        """Let so much time pass that the leases have ended of a worker that does not renew them any more."""
+        with self.engine.begin() as connection:
+            connection.execute(
+                update(jobs)
+                .where(jobs.c.worker_id.contains(f"-{worker.pid}-", autoescape=True), jobs.c.status == "processing")
+                .values(lease_until=func.now() - timedelta(seconds=1))
+            )
+
     def store_image(
         self, size: tuple[int, int] = (256, 256), mode: str = "RGB", colour: str | tuple[int, ...] = "white"
     ) -> str:
@@ -124,7 +134,7 @@ class Fleet:
         return not {"created", "processing"} & set(self.statuses())
 
     def until(
-        self, true: Callable[[], bool], what: str, *, seconds: float = 60.0, process: Process | None = None
+        self, true: Callable[[], bool], what: str, *, seconds: float = 120.0, process: Process | None = None
     ) -> None:
         """Wait until something is true; fails, with what the processes said last, when it does not become so."""
         deadline = time.monotonic() + seconds

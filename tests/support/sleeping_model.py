@@ -46,7 +46,7 @@ class SleepingModel:
             case ["!wedge"]:
                 time.sleep(3600)
             case ["!crash"]:
-                time.sleep(0.5)  # a poison job takes a moment; the heartbeat has said where it was
+                time.sleep(1.0)  # a poison job takes a moment; the heartbeat has said where it was
                 os.kill(os.getpid(), signal.SIGKILL)
             case ["!broken"]:
                 raise DeviceBroken("CUDA error: an illegal memory access was encountered")
