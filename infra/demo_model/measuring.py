@@ -1,4 +1,4 @@
-"""Fills a scene as a worker does: canvas, model, paste-back. So what is measured is what a user gets."""
+"""Fills a scene as a worker does: canvas, model, seam, paste-back. So what is measured is what a user gets."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from infra.demo_model.scenes import Scene
 from infra.demo_model.shapes import Pixels
 from worker.canvas import draw_canvas, paste_back
 from worker.model import load_model
+from worker.seam import mend_seam
 from worker.work import Adapter, FillModel, Work
 
 
@@ -37,7 +38,8 @@ def fill_scene(model: FillModel, scene: Scene, seed: int, *, steps: int, adapter
         seeds=(seed,),
         adapters=tuple(adapters),
     )
-    return as_pixels(paste_back(canvas, model.fill(work, _no_tick)[0]))
+    generated = model.fill(work, _no_tick)[0]
+    return as_pixels(paste_back(canvas, mend_seam(canvas, generated)))
 
 
 def as_image(pixels: Pixels) -> Image.Image:
