@@ -50,7 +50,7 @@ def _obeyed(scene: Scene, wanted: Figure, made: Pixels) -> Check:
     found = {shape: _overlap(scene, replace(wanted, shape=shape), made) for shape in SHAPES}
     shape = max(found, key=lambda name: found[name])
     colour = judge_drawn(scene, made, "").nearest
-    said = f"it is a {colour} {shape}: {found[shape]:.0%} of both are the same pixels"
+    said = f"{colour} {shape}, {found[shape]:.0%} of both are the same pixels"
     obeyed = (colour, shape) == (wanted.colour, wanted.shape) and found[shape] >= OVERLAP_BAR
     return Check("the prompt is obeyed", obeyed, said)
 

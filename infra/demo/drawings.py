@@ -81,14 +81,14 @@ DRAWINGS: Final = (
     Drawing(
         name="ribbon",
         background="stripes",
-        seed=14,
+        seed=26,
         figures=(_figure("yellow", "star", 192, 192, 76),),
         beyond=96,
         width=384,
     ),
     Drawing(
         name="mist",
-        background="clouds",
+        background="gradient",
         seed=25,
         figures=(_figure("brown", "triangle", 84, 304, 42),),
     ),

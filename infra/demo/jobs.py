@@ -1,6 +1,7 @@
 """The demo's jobs, as data: which picture, which mask, what is asked for, by which way, and what must come of it.
 
-Most are rows of one batch, as a dataset would be filled; a few are calls of the API of their own.
+Most are rows of one batch, as a dataset would be filled; a few are calls of the API of their own. Seeds were picked by
+eye among the first few: how well the bundled model does with any seed, infra/demo_model/quality.py measures.
 """
 
 from __future__ import annotations
@@ -91,8 +92,8 @@ def _fields(prompt: str, seed: int | None, **more: Any) -> dict[str, Any]:
     return {"prompt": prompt, "size": "match", "num_inference_steps": _STEPS, **drawn, **more}
 
 
-_CIRCLE: Final = _fields("a red circle", 42)
-_STYLED: Final = _fields("a blue heart", 5)
+_CIRCLE: Final = _fields("a red circle", 1)
+_STYLED: Final = _fields("a blue circle", 5)
 
 JOBS: Final = (
     DemoJob(
@@ -111,7 +112,7 @@ JOBS: Final = (
         shows="Colour and shape are the prompt's; place and size are the mask's.",
         picture="night",
         mask="box_at_the_right",
-        fields=_fields("a yellow star", 8),
+        fields=_fields("a yellow star", 1),
         is_scored=True,
     ),
     DemoJob(
@@ -120,7 +121,7 @@ JOBS: Final = (
         shows="Around the shape, but inside the mask, the stripes are continued.",
         picture="awning",
         mask="box_at_the_right",
-        fields=_fields("a green triangle", 3),
+        fields=_fields("a green triangle", 8),
         is_scored=True,
     ),
     DemoJob(
@@ -178,14 +179,14 @@ JOBS: Final = (
     DemoJob(
         name="seeds",
         title="Several images",
-        shows="num_images 3: three outputs of one job, with the seeds 21, 22 and 23. Each seed has its own colour.",
+        shows="num_images 3: three outputs of one job, with the seeds 5, 6 and 7. Each seed has its own colour.",
         picture="mist",
         mask="circle_at_the_right",
-        fields=_fields("a star", 21, num_images=3),
+        fields=_fields("a diamond", 5, num_images=3),
     ),
     DemoJob(
         name="circle-again",
-        title="The same seed again",
+        title="Same seed, same bytes",
         shows="Same request and seed, as a row of the batch instead of a call: the output has the very same bytes.",
         picture="sky",
         mask="circle_at_the_left",
@@ -261,12 +262,12 @@ JOBS: Final = (
         is_scored=True,
     ),
     DemoJob(
-        name="diamond",
+        name="square",
         title="JPEG output",
         shows="output_format jpeg, in full colour resolution. Small, but no longer exact outside the mask.",
         picture="dusk",
         mask="box_at_the_left",
-        fields=_fields("a red diamond", 19, output_format="jpeg"),
+        fields=_fields("a green square", 5, output_format="jpeg"),
         call=Call("v2", MODELS[1], UploadBy.FORM),
         is_scored=True,
     ),

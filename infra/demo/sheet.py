@@ -111,23 +111,15 @@ def _width(row: Sequence[_Strip]) -> int:
 
 def _strip(group: Sequence[Outcome]) -> _Strip:
     first, *styled = group
-    cells = [*_inputs(first), *_outputs(first)]
+    cells = [*_inputs(first), *_outputs(first, "without a LoRA" if styled else "after")]
     for outcome in styled:
-        cells += _outputs(outcome)
+        cells += _outputs(outcome, " + ".join(path for path, _ in outcome.job.loras))
     title = first.job.title
     prompt = str(first.job.fields["prompt"])
     if prompt and first.job.expected is Status.COMPLETED:
-        about = "The same seed without a LoRA, and with" if styled else title
-        return _Strip(f"“{prompt}”", f"{about} · {_came_as(first)}", tuple(cells))
-    return _Strip(title, f"{'no prompt · ' if not prompt else ''}{_came_as(first)}", tuple(cells))
-
-
-def _came_as(outcome: Outcome) -> str:
-    """Return how a job came, and where it failed no more: its cell says the rest."""
-    parts = [outcome.came_as]
-    if outcome.files and outcome.job.output_format != "png":
-        parts.append(outcome.job.output_format)
-    return " · ".join(parts)
+        about = "LoRAs: the same request and seed without, and with" if styled else title
+        return _Strip(f"“{prompt}”", f"{about} · {first.came_as}", tuple(cells))
+    return _Strip(title, f"{'no prompt · ' if not prompt else ''}{first.came_as}", tuple(cells))
 
 
 def _inputs(outcome: Outcome) -> Iterator[_Cell]:
@@ -137,14 +129,12 @@ def _inputs(outcome: Outcome) -> Iterator[_Cell]:
         yield _Cell(given, "before")
 
 
-def _outputs(outcome: Outcome) -> Iterator[_Cell]:
+def _outputs(outcome: Outcome, caption: str) -> Iterator[_Cell]:
     pictures = preview.after(outcome)
     if not pictures:
         yield _Cell(None, outcome.prediction.status.value, outcome.prediction.error)
-    loras = " and ".join(path for path, _ in outcome.job.loras)
     for picture, seed in zip(pictures, outcome.prediction.seeds, strict=False):
-        caption = f"LoRA {loras}" if loras else f"after, seed {seed}"
-        yield _Cell(preview.fitted(picture, *_cell_size()), caption)
+        yield _Cell(preview.fitted(picture, *_cell_size()), f"{caption}, seed {seed}")
 
 
 def _cell_size() -> tuple[int, int]:

@@ -99,7 +99,7 @@ def test_a_thing_that_was_not_removed_is_noticed() -> None:
 
 def test_the_scores_are_said_for_each_image() -> None:
     checks = {check.promise: check.detail for job in SCORED for check in judge([outcome_of(job)])[0].checks}
-    assert checks["the prompt is obeyed"].startswith("it is a ")
+    assert checks["the prompt is obeyed"].endswith("% of both are the same pixels")
     assert checks["the background goes on"].endswith(" dB inside the mask")
 
 

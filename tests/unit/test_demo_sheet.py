@@ -55,6 +55,15 @@ def test_what_each_lora_makes_stands_beside_what_none_makes() -> None:
     assert sheet_of(*LORAS).height == sheet_of("plain").height
 
 
+def test_a_caption_stays_under_its_own_picture() -> None:
+    sheet = np.asarray(sheet_of(*LORAS, "gone"))
+    is_paper = (sheet == sheet[0, 0]).all(axis=2)
+    between = is_paper[len(sheet) - 120]
+    under = is_paper[-50:-4]  # the captions of the last row
+    assert not under.all()
+    assert under[:, between].all()
+
+
 def test_the_whole_sheet_leaves_no_place_open() -> None:
     sheet = sheet_of(*(job.name for job in JOBS))
     row = sheet_of("circle", "star", "triangle", "heart").height - sheet_of("circle").height
