@@ -46,9 +46,17 @@ def life(module_life: Life) -> Life:
 def api(servers: EmbeddedServers, migrated_template: str) -> Iterator[Api]:
     """The HTTP API on a real port: one for the whole run, where each test has owners of its own."""
     with fresh_database(servers, migrated_template) as url:
-        settings = settings_for(servers, url, upload_max_bytes=256 * 1024, sync_mode_seconds=1.5)
+        # Sync mode waits for almost as long as the tests' clients do: jobs are ended by threads that may stand still.
+        settings = settings_for(servers, url, upload_max_bytes=256 * 1024, sync_mode_seconds=25.0)
         with running_api(settings) as running:
             yield running
+
+
+@pytest.fixture
+def hasty_api(api: Api) -> Iterator[Api]:
+    """The same one, but for sync mode, which waits for a moment only: for jobs that nobody ends."""
+    with running_api(api.settings.model_copy(update={"sync_mode_seconds": 1.5})) as running:
+        yield running
 
 
 @pytest.fixture

@@ -37,12 +37,12 @@ def test_ready_while_all_servers_answer(api: Api) -> None:
 
 def test_an_answer_does_not_wait_for_the_networks_40_ms(account: Account) -> None:
     # Nagle's algorithm and delayed acknowledgements together would make every single one that slow.
-    times = []
-    for _ in range(20):
+    def seconds() -> float:
         began = time.monotonic()
         account.client.get("/healthz")
-        times.append(time.monotonic() - began)
-    assert min(times) < 0.03
+        return time.monotonic() - began
+
+    assert any(seconds() < 0.03 for _ in range(200))
 
 
 def test_ready_counts_the_workers_that_take_jobs(settings: Settings) -> None:
@@ -124,7 +124,7 @@ def test_a_crash_is_a_500_envelope_with_an_id_and_no_trace(settings: Settings) -
             connection.exec_driver_sql('UPDATE jobs SET request = \'{"seed": "hunter2"}\'')
         with capture_logs() as logs:
             response = account.client.get(f"/api/v3/predictions/{job}/result")
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + 60
             while len(logs) < 2 and time.monotonic() < deadline:  # the answer is out before its line is written
                 time.sleep(0.01)
         assert response.status_code == 500

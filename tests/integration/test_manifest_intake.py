@@ -74,7 +74,7 @@ def local(settings: Settings, site: ThreadingHTTPServer, tmp_path: Path, monkeyp
     return settings.model_copy(update={"fetch_allow_hosts": (f"127.0.0.1:{site.server_address[1]}",)})
 
 
-def wait_for(what: Callable[[], bool], seconds: float = 30) -> None:
+def wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
     """Wait until `what` holds."""
     deadline = time.monotonic() + seconds
     while not what():
@@ -123,7 +123,7 @@ def test_slow_manifests_of_one_owner_hold_up_neither_others_nor_a_stop(
             wait_for(lambda: len(list(tmp_path.glob("fillfleet-manifest-*"))) == READERS_OF_AN_OWNER)
         finally:
             stop.set()
-            loop.join(timeout=10)
+            loop.join(timeout=60)
         assert not loop.is_alive()
         assert list(tmp_path.glob("fillfleet-manifest-*")) == []
         for batch in slow.list()[0]:
@@ -139,7 +139,7 @@ def test_the_reading_of_a_batch_that_is_cancelled_ends(
         reader.start()
         wait_for(lambda: bool(site.asked))  # type: ignore[attr-defined]
         door.cancel(batch)
-        reader.join(timeout=30)
+        reader.join(timeout=60)
         assert not reader.is_alive()
         wait_for(lambda: bool(site.left))  # type: ignore[attr-defined]
         assert door.find(batch.id.hex).state is BatchState.CANCELLED
@@ -170,6 +170,6 @@ def test_a_reader_ends_with_whoever_started_it(
             assert process.poll() is None
             assert process.stdin is not None
             process.stdin.close()  # as it is when its parent is killed
-            assert process.wait(timeout=10) == 1
+            assert process.wait(timeout=60) == 1
             assert not folder.exists()
         door.cancel(batch)

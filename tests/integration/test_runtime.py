@@ -20,7 +20,7 @@ class Hangs(SleepingModel):
     over = threading.Event()
 
     def __init__(self, settings: Settings) -> None:
-        self.over.wait(20)
+        self.over.wait(120)
         super().__init__(settings)
 
 
@@ -37,7 +37,7 @@ def test_a_bucket_that_is_gone_pauses_claiming_although_the_store_answers(fleet:
         time.sleep(1.0)
         assert fleet.events(second) == ["created"], "it says of every object that it is not there, and takes none"
         runtime.drain()
-        waiting.result(20)
+        waiting.result(60)
     runtime.close()
     assert fleet.events(second) == ["created"]
 

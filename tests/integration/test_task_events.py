@@ -44,5 +44,5 @@ def test_the_start_and_the_end_of_every_task_is_told(fleet: Fleet) -> None:
         fleet.until(fleet.all_over, "all jobs are over")
         told = {(f"{job.hex}.1", event) for job in jobs for event in ("task-started", "task-succeeded")}
         with suppress(AssertionError):  # the next line says better what is missing
-            fleet.until(lambda: told <= set(heard), "every event has come", seconds=5)
+            fleet.until(lambda: told <= set(heard), "every event has come")
     assert Counter(event for _, event in told - set(heard)) == Counter()

@@ -191,7 +191,7 @@ def running_api(settings: Settings) -> Iterator[Api]:
         thread.start()
         api = Api(url, settings, make_engine(settings), Objects(settings))
         try:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while not server.started:
                 assert thread.is_alive(), "the API did not start"
                 assert time.monotonic() < deadline, "the API did not start in time"
@@ -201,5 +201,5 @@ def running_api(settings: Settings) -> Iterator[Api]:
             api.close()
             app.state.services.stopping.set()
             server.should_exit = True
-            thread.join(timeout=40)
+            thread.join(timeout=60)
     assert not thread.is_alive(), "the API did not stop"

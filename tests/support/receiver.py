@@ -76,7 +76,7 @@ class Receiver(ThreadingHTTPServer):
             self._came.notify_all()
         self._respond(request)
 
-    def wait_for(self, count: int, seconds: float = 10.0) -> list[Delivery]:
+    def wait_for(self, count: int, seconds: float = 60.0) -> list[Delivery]:
         """Return all deliveries once there are `count` of them. Raises AssertionError where there are fewer by then."""
         with self._came:
             came = self._came.wait_for(lambda: len(self.deliveries) >= count, seconds)

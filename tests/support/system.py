@@ -18,7 +18,7 @@ import httpx
 from common.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-_START_SECONDS = 120.0
+_START_SECONDS = 240.0
 
 
 class System:
@@ -59,7 +59,7 @@ class System:
 
     def outputs(self, prediction: dict[str, Any]) -> list[bytes]:
         """Download the outputs by their links."""
-        answers = [httpx.get(url) for url in prediction["outputs"]]
+        answers = [httpx.get(url, timeout=30) for url in prediction["outputs"]]
         assert all(answer.status_code == 200 for answer in answers)
         return [answer.content for answer in answers]
 
