@@ -80,7 +80,7 @@ def _note(run: Run) -> str:
             f"{note} The bundled model is untrained: it shows the path, not the picture; unmasked pixels are the"
             " original's."
         )
-    return f"{note} Hatched is what the mask covers; every pixel outside of it stays the original's."
+    return f"{note} Hatched is what the mask covers; every pixel outside of it stays the original's, but for JPEG."
 
 
 def _groups(judged: Sequence[Judged]) -> list[list[Outcome]]:
