@@ -27,6 +27,7 @@ from tests.support.bulk import Bulk, running_bulk
 from tests.support.databases import fresh_database
 from tests.support.environment import settings_for
 from tests.support.fleet import png, running_fleet
+from tests.support.intake_gate import no_more_rows_than
 from tests.support.lora_site import Site, running_site
 from tests.support.processes import needs_proc
 from tests.support.shy_host import running_shy_host
@@ -71,17 +72,18 @@ def published(bulk: Bulk, batch: Batch) -> int:
 # --- held back, let go, ended
 
 
-def test_a_paused_batch_finishes_what_runs_starts_nothing_sends_nothing_and_goes_on(bulk: Bulk) -> None:
+def test_a_paused_batch_finishes_what_runs_starts_nothing_sends_nothing_and_goes_on(make_bulk: MakeBulk) -> None:
+    bulk = make_bulk(publish_lost_seconds=4.0)  # or messages would be sent twice where a worker stands still
     fleet = bulk.fleet
     fleet.start("dispatcher")
     fleet.start_sleeping_worker(step_seconds=0.04)
     batch = bulk.submit("paused", 80)
     fleet.until(lambda: bulk.completed(batch) >= 5, "it runs")
     bulk.door.pause(batch)
-    fleet.until(lambda: bulk.in_flight(batch) == 0, "what ran is finished, and its messages are taken back", seconds=10)
+    fleet.until(lambda: bulk.in_flight(batch) == 0, "what ran is finished, and its messages are taken back")
     counts, sent = bulk.again(batch).counts, published(bulk, batch)
     assert counts.processing == counts.failed == 0
-    time.sleep(2.5)  # twice what makes a message count as lost
+    time.sleep(5.0)  # longer than until a message counts as lost
     assert bulk.again(batch).counts == counts, "nothing has started"
     assert published(bulk, batch) == sent, "and nothing was sent again"
     bulk.door.resume(batch)
@@ -93,18 +95,18 @@ def test_a_paused_batch_finishes_what_runs_starts_nothing_sends_nothing_and_goes
 def test_a_cancelled_batch_ends_what_waits_at_once_and_what_runs_within_a_step(bulk: Bulk) -> None:
     fleet = bulk.fleet
     fleet.start("dispatcher")
-    fleet.start_sleeping_worker(step_seconds=0.1)
+    fleet.start_sleeping_worker(step_seconds=2.0)
     batch = bulk.submit("cancelled", 2000, num_inference_steps=50)
     fleet.until(lambda: any(bulk.column(batch, "on_device")), "one is on the device")
     bulk.door.cancel(batch)
-    fleet.until(lambda: bulk.again(batch).ended_at is not None, "it has ended", seconds=10)
+    # In less than the 100 seconds that a job would take.
+    fleet.until(lambda: bulk.again(batch).ended_at is not None, "it has ended", seconds=60)
     ended = bulk.again(batch)
     assert (ended.state, ended.counts.left) == (BatchState.CANCELLED, 0)
     assert ended.counts.cancelled + ended.counts.completed == 2000
     assert set(bulk.column(batch, "error_code")) <= {"cancelled", None}
     attempts = bulk.column(batch, "attempt")
-    later = bulk.seconds_to_complete("later", 4, seconds=30)
-    assert later < 20
+    bulk.seconds_to_complete("later", 4, seconds=90)
     assert bulk.column(batch, "attempt") == attempts, "messages that are still in Redis start nothing"
 
 
@@ -133,7 +135,7 @@ def test_a_host_that_asks_for_rest_gets_it_and_every_row_completes(make_bulk: Ma
         fleet.start("dispatcher")
         fleet.start_sleeping_worker(step_seconds=0.001, WORKER_SLOTS="8")
         batch = bulk.submit("shy", rows, lambda number: {"image": f"http://{shy.host}/{number}.png"})
-        fleet.until(lambda: bulk.again(batch).is_over, "all rows are over", seconds=30)
+        fleet.until(lambda: bulk.again(batch).is_over, "all rows are over")
         assert bulk.completed(batch) == rows
         assert sorted(shy.served) == sorted(f"/{number}.png" for number in range(1, rows + 1)), "each was fetched once"
         assert len(shy.rests) == 3
@@ -154,12 +156,13 @@ def test_an_idle_dispatcher_costs_next_to_nothing_even_beside_a_paused_batch(mak
     dispatcher = fleet.start("dispatcher")
     fleet.until(lambda: "dispatcher.started" in dispatcher.output(), "it runs", process=dispatcher)
     time.sleep(3.0)
-    seconds = 5.0
-    cpu, done = cpu_seconds(dispatcher), transactions(bulk)
-    time.sleep(seconds)
-    share = (cpu_seconds(dispatcher) - cpu) / seconds
+    began, cpu, done = time.monotonic(), cpu_seconds(dispatcher), transactions(bulk)
+    time.sleep(5.0)
+    used, more = cpu_seconds(dispatcher) - cpu, transactions(bulk) - done
+    seconds = time.monotonic() - began
+    share = used / seconds
     assert share < 0.02, f"{share:.1%} of a core"
-    assert transactions(bulk) - done < 20 * seconds
+    assert more < 20 * seconds
     assert published(bulk, paused) == 0
 
 
@@ -206,7 +209,7 @@ def test_manifests_by_http_and_from_the_bucket_are_read_and_their_rows_run(make_
     by_http = hand_over(bulk, "by http", f"{site.url}/rows.jsonl")
     from_bucket = hand_over(bulk, "from the bucket", fleet.objects.uri(key))
     for batch, rows in ((by_http, 30), (from_bucket, 20)):
-        fleet.until(lambda batch=batch: bulk.again(batch).state is BatchState.OPEN, "it is open", seconds=20)  # type: ignore[misc]
+        fleet.until(lambda batch=batch: bulk.again(batch).state is BatchState.OPEN, "it is open")  # type: ignore[misc]
         assert ids_once(bulk, batch, rows)
         assert bulk.again(batch).error is None
 
@@ -218,18 +221,16 @@ def test_a_manifest_whose_reader_is_killed_is_read_on_by_another_dispatcher(make
     doomed = fleet.start("dispatcher")
     fleet.until(lambda: "dispatcher.started" in doomed.output(), "it runs", process=doomed)
     batch = hand_over(bulk, "long", f"{site.url}/rows.jsonl")
-    deadline = time.monotonic() + 30
-    while bulk.again(batch).cursor == 0:
-        assert time.monotonic() < deadline, doomed.last_words()
-        time.sleep(0.005)
-    doomed.kill()
-    left = bulk.again(batch)
+    with no_more_rows_than(fleet.engine, rows - 1):
+        fleet.until(lambda: bulk.again(batch).cursor > 0, "its first rows are in", process=doomed)
+        doomed.kill()
+        left = bulk.again(batch)
     assert left.state is BatchState.RECEIVING
     assert 0 < left.cursor < rows
     fleet.start("dispatcher")
     with fleet.engine.begin() as connection:  # two minutes later
         connection.execute(update(batches).where(batches.c.id == batch.id).values(intake_until=func.now()))
-    fleet.until(lambda: bulk.again(batch).state is BatchState.OPEN, "it is open", seconds=30)
+    fleet.until(lambda: bulk.again(batch).state is BatchState.OPEN, "it is open")
     assert (bulk.again(batch).cursor, ids_once(bulk, batch, rows)) == (rows, True)
     assert site.count("/rows.jsonl") == 2
 
@@ -257,7 +258,6 @@ def test_a_manifest_that_cannot_be_read_ends_its_batch_with_words(
         bulk.fleet.until(
             lambda batch=batch: bulk.again(batch).state is BatchState.CANCELLED,  # type: ignore[misc]
             f"{path} has ended",
-            seconds=20,
         )
         ended = bulk.again(batch)
         assert ended.error is not None

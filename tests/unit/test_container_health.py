@@ -37,11 +37,12 @@ def answering(status: int) -> Iterator[int]:
             thread.join()
 
 
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port that is bound, so that nobody else takes it, but on which nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
 
 
 def check(*arguments: str) -> Result:
@@ -61,20 +62,20 @@ def test_any_other_answer_is_unhealthy(status: int) -> None:
     assert str(status) in result.output
 
 
-def test_a_closed_port_is_unhealthy() -> None:
-    assert check("http", str(closed_port()), "/healthz").exit_code == 1
+def test_a_closed_port_is_unhealthy(closed_port: int) -> None:
+    assert check("http", str(closed_port), "/healthz").exit_code == 1
 
 
-def test_a_proxy_in_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{closed_port()}")
+def test_a_proxy_in_the_environment_is_not_asked(closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{closed_port}")
     monkeypatch.delenv("no_proxy", raising=False)
     with answering(200) as port:
         assert check("http", str(port), "/healthz").exit_code == 0
 
 
-def test_a_dispatcher_without_its_database_is_unhealthy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dispatcher_without_its_database_is_unhealthy(closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FILLFLEET_ENV", "test")
-    monkeypatch.setenv("DATABASE_URL", f"postgresql://app:secret@127.0.0.1:{closed_port()}/fillfleet")
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://app:secret@127.0.0.1:{closed_port}/fillfleet")
     get_settings.cache_clear()
     try:
         result = check("polling", "30")

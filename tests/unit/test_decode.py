@@ -442,10 +442,10 @@ class TestBadFiles:
 
     @pytest.mark.parametrize("name", list(BOMBS))
     def test_a_bomb_is_refused_at_once(self, name: str) -> None:
-        started = time.perf_counter()
+        started = time.thread_time()  # not the clock's: that goes on while this machine stands still
         code, data = BOMBS[name]
         assert refused(data).code == code
-        assert time.perf_counter() - started < 2
+        assert time.thread_time() - started < 2
 
     def test_bombs_take_no_memory(self, tmp_path: Path) -> None:
         # A process of its own, since the highest mark of this one may be far above already.
@@ -467,6 +467,6 @@ class TestBadFiles:
         brief = SETTINGS.model_copy(update={"image_decode_seconds": 0.3})
         started = time.thread_time()
         refusal = refused(data, brief)
-        assert time.thread_time() - started < 1.5  # and a minute otherwise
+        assert time.thread_time() - started < 5  # and a minute otherwise
         assert refusal.code == "image_too_slow"
         assert "more than 0.3 seconds" in refusal.message

@@ -21,6 +21,9 @@ from worker.fill import compute
 from worker.lease import Lease
 from worker.work import Adapter, DeviceBroken, Tick, Work
 
+SECONDS = 60.0
+"""A limit for what hangs, not for a machine that has much to do."""
+
 
 class GatedModel:
     """A model whose fills wait for the test to let them through, one by one."""
@@ -77,7 +80,7 @@ class Bench:
         self.broken = threading.Event()
         settings = Settings(fillfleet_env=Environment.DEVELOPMENT, device_max_overtakes=max_overtakes)
         self.device = Device(settings, on_broken=self.broken.set)
-        self.device.start(lambda: self.model).result(5)
+        self.device.start(lambda: self.model).result(SECONDS)
 
     def submit(self, prompt: str, *shas: str, held: Lease | None = None) -> Future[Filled]:
         return self.device.submit(work(prompt, *shas), held or lease())
@@ -85,7 +88,7 @@ class Bench:
     def occupy(self) -> Future[Filled]:
         """Put a job on the device and return once it is there."""
         future = self.submit("first")
-        assert self.model.entered.acquire(timeout=5)
+        assert self.model.entered.acquire(timeout=SECONDS)
         return future
 
     def let_through(self, count: int) -> None:
@@ -98,13 +101,13 @@ def bench() -> Iterator[Bench]:
     bench = Bench()
     yield bench
     bench.let_through(100)
-    bench.device.stop(5)
+    bench.device.stop(SECONDS)
 
 
 def test_one_job_runs_at_a_time(bench: Bench) -> None:
     futures = [bench.submit(str(number)) for number in range(5)]
     bench.let_through(5)
-    assert all(len(future.result(5).images) == 1 for future in futures)
+    assert all(len(future.result(SECONDS).images) == 1 for future in futures)
     assert bench.model.most_at_once == 1
     assert bench.model.started == ["0", "1", "2", "3", "4"]
 
@@ -115,7 +118,7 @@ def test_a_job_whose_adapters_are_in_place_goes_before_one_whose_are_not(bench: 
     futures = [bench.submit("needs b", "b"), bench.submit("needs a", "a"), bench.submit("plain")]
     bench.let_through(4)
     for future in [first, *futures]:
-        future.result(5)
+        future.result(SECONDS)
     assert bench.model.started == ["first", "needs a", "plain", "needs b"]
 
 
@@ -126,22 +129,22 @@ def test_nobody_is_overtaken_more_often_than_the_bound() -> None:
     futures = [bench.submit("needs b", "b"), *(bench.submit(f"a{number}", "a") for number in range(5))]
     bench.let_through(7)
     for future in [first, *futures]:
-        future.result(5)
+        future.result(SECONDS)
     assert bench.model.started.index("needs b") == 3
-    bench.device.stop(5)
+    bench.device.stop(SECONDS)
 
 
 def test_a_cancelled_job_leaves_the_device_at_its_next_step(bench: Bench) -> None:
     held = lease()
     future = bench.submit("long", held=held)
-    assert bench.model.entered.acquire(timeout=5)
+    assert bench.model.entered.acquire(timeout=SECONDS)
     assert held.on_device
     held.cancel()
     with pytest.raises(Cancelled):
-        future.result(5)
+        future.result(SECONDS)
     follower = bench.submit("next")
     bench.let_through(1)
-    assert follower.result(5).images
+    assert follower.result(SECONDS).images
 
 
 def test_a_job_that_lost_its_lease_while_waiting_never_starts(bench: Bench) -> None:
@@ -149,9 +152,9 @@ def test_a_job_that_lost_its_lease_while_waiting_never_starts(bench: Bench) -> N
     future = bench.submit("lost", held=held)
     held.lose()
     bench.let_through(2)
-    first.result(5)
+    first.result(SECONDS)
     with pytest.raises(LeaseLost):
-        future.result(5)
+        future.result(SECONDS)
     assert bench.model.started == ["first"]
 
 
@@ -161,23 +164,23 @@ def test_a_drain_sends_waiting_jobs_back_and_lets_the_running_one_end(bench: Ben
     bench.device.drain()
     for future in waiting:
         with pytest.raises(Draining):
-            future.result(1)
+            future.result(SECONDS)
     with pytest.raises(Draining):
         bench.submit("too late")
     bench.let_through(1)
-    assert first.result(5).images
+    assert first.result(SECONDS).images
 
 
 def test_a_broken_gpu_releases_every_job_and_reports_once(bench: Bench) -> None:
     broken = bench.submit("broken")
-    assert bench.model.entered.acquire(timeout=5)
+    assert bench.model.entered.acquire(timeout=SECONDS)
     waiting = bench.submit("waits")
     bench.let_through(1)
     with pytest.raises(DeviceBroken):
-        broken.result(5)
+        broken.result(SECONDS)
     with pytest.raises(Draining):
-        waiting.result(5)
-    assert bench.broken.wait(5)
+        waiting.result(SECONDS)
+    assert bench.broken.wait(SECONDS)
 
 
 def test_a_model_that_does_not_load_says_why() -> None:
@@ -187,18 +190,19 @@ def test_a_model_that_does_not_load_says_why() -> None:
         raise FileNotFoundError("no weights here")
 
     with pytest.raises(FileNotFoundError, match="no weights"):
-        device.start(load).result(5)
+        device.start(load).result(SECONDS)
 
 
 def test_waiting_and_inference_are_timed_apart(bench: Bench) -> None:
     first = bench.occupy()
+    began = time.monotonic()
     second = bench.submit("second")
-    time.sleep(0.2)
+    time.sleep(0.5)
     bench.let_through(2)
-    first.result(5)
-    filled = second.result(5)
-    assert filled.waited_seconds >= 0.2
-    assert filled.inference_seconds < filled.waited_seconds
+    first.result(SECONDS)
+    filled = second.result(SECONDS)
+    assert filled.waited_seconds >= 0.5
+    assert filled.waited_seconds + filled.inference_seconds <= time.monotonic() - began, "no moment is both"
 
 
 def test_an_unwanted_job_never_counts_as_being_on_the_device() -> None:
@@ -215,10 +219,10 @@ def test_a_job_has_left_the_device_when_its_thread_hears_of_it_however_it_ended(
     for prompt, error in (("fine", None), ("broken", DeviceBroken)):
         held = lease()
         future = bench.submit(prompt, held=held)
-        assert bench.model.entered.acquire(timeout=5)
+        assert bench.model.entered.acquire(timeout=SECONDS)
         assert held.on_device
         bench.let_through(1)
-        assert isinstance(future.exception(5), error or type(None))
+        assert isinstance(future.exception(SECONDS), error or type(None))
         assert not held.on_device, "or a database that is away too long for its thread would look like a wedged device"
 
 
@@ -234,12 +238,12 @@ def test_a_cancelled_job_leaves_the_line_at_once_with_its_images(bench: Bench) -
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(compute, unwanted, held, bench.device)
         held.cancel()
-        assert isinstance(waiting.exception(5), Cancelled)
+        assert isinstance(waiting.exception(SECONDS), Cancelled)
     del unwanted, waiting
     gc.collect()
     assert image() is None
     bench.let_through(1)
-    first.result(5)
+    first.result(SECONDS)
     assert bench.model.started == ["first"]
 
 
@@ -247,13 +251,13 @@ def test_a_cancelled_job_on_a_device_that_hangs_stays_to_be_seen_hanging(bench: 
     held = lease()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(compute, work("hangs"), held, bench.device)
-        assert bench.model.entered.acquire(timeout=5)
+        assert bench.model.entered.acquire(timeout=SECONDS)
         held.cancel()
         time.sleep(1.2)
         assert not waiting.done(), "its lease would be gone, and with it what tells that the device hangs"
         assert held.on_device
         bench.let_through(1)
-        assert isinstance(waiting.exception(5), Cancelled)
+        assert isinstance(waiting.exception(SECONDS), Cancelled)
 
 
 def test_a_device_whose_own_thread_fails_sends_everybody_away_and_reports(bench: Bench) -> None:
@@ -261,19 +265,19 @@ def test_a_device_whose_own_thread_fails_sends_everybody_away_and_reports(bench:
     waiting = bench.submit("waits")
     del bench.model.resident  # a defect
     bench.let_through(1)
-    first.result(5)
+    first.result(SECONDS)
     with pytest.raises(Draining):
-        waiting.result(5)
-    assert bench.broken.wait(5)
+        waiting.result(SECONDS)
+    assert bench.broken.wait(SECONDS)
 
 
 def test_jobs_are_given_back_from_the_line_and_from_the_device_when_the_drain_is_over(bench: Bench) -> None:
     held = [lease(), lease()]
     with ThreadPoolExecutor(2) as pool:
         running = pool.submit(compute, work("runs"), held[0], bench.device)
-        assert bench.model.entered.acquire(timeout=5)
+        assert bench.model.entered.acquire(timeout=SECONDS)
         waiting = pool.submit(compute, work("waits"), held[1], bench.device)
         for one in held:
             one.drain()
-        assert isinstance(running.exception(5), Draining)
-        assert isinstance(waiting.exception(5), Draining)
+        assert isinstance(running.exception(SECONDS), Draining)
+        assert isinstance(waiting.exception(SECONDS), Draining)

@@ -32,6 +32,9 @@ from common.settings import Environment, Settings
 
 PUBLIC_ADDRESS = "93.184.216.34"
 MIB = 1024 * 1024
+SOON = 20.0
+"""Seconds for what takes a moment, also on a machine that stands still now and then; what never ends goes on for a
+minute."""
 
 
 class Answer(BaseHTTPRequestHandler):
@@ -115,11 +118,11 @@ def fetcher(*allowed: Site | str, redirects: int = 3) -> Fetcher:
     return Fetcher(Settings(fillfleet_env=Environment.TEST, fetch_allow_hosts=hosts, fetch_max_redirects=redirects))
 
 
-def get(fetch: Fetcher, url: str, max_bytes: int = MIB, seconds: float = 5.0) -> Fetched:
+def get(fetch: Fetcher, url: str, max_bytes: int = MIB, seconds: float = 60.0) -> Fetched:
     return fetch.get(url, max_bytes=max_bytes, seconds=seconds, what="image")
 
 
-def refusal(fetch: Fetcher, url: str, max_bytes: int = MIB, seconds: float = 5.0) -> FillfleetError:
+def refusal(fetch: Fetcher, url: str, max_bytes: int = MIB, seconds: float = 60.0) -> FillfleetError:
     """Return how the fetch fails, after looking at what every message promises."""
     with pytest.raises(FillfleetError) as caught:
         get(fetch, url, max_bytes, seconds)
@@ -547,7 +550,7 @@ def test_a_stated_length_over_the_limit_is_refused_before_the_body(serve: Serve)
     error = refusal(fetcher(site), site.url, max_bytes=1000)
     assert (type(error), error.code) == (Rejected, "fetch_too_large")
     assert "1000 bytes" in error.message
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < SOON
 
 
 def test_a_body_without_a_length_is_cut_at_the_limit(serve: Serve) -> None:
@@ -604,7 +607,7 @@ def test_a_compression_bomb_is_cut_at_the_limit_without_filling_the_memory(serve
     with memory_below(16 * MIB):
         error = refusal(fetch, site.url, max_bytes=4 * MIB)
     assert (type(error), error.code) == (Rejected, "fetch_too_large")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < SOON
 
 
 def test_packed_bytes_count_too(serve: Serve) -> None:
@@ -739,14 +742,14 @@ def test_an_endless_drip_is_cut_when_the_total_time_is_over(serve: Serve, behavi
     started = time.monotonic()
     error = refusal(fetcher(site, redirects=10), site.url, seconds=0.5)
     assert (type(error), error.code) == (Transient, "fetch_timeout")
-    assert 0.4 < time.monotonic() - started < 5
+    assert 0.5 <= time.monotonic() - started < SOON
 
 
 def test_a_name_server_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
 
     def hang(*_: Any, **__: Any) -> Any:
-        release.wait(20)
+        release.wait(120)
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
@@ -756,7 +759,7 @@ def test_a_name_server_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPa
     finally:
         release.set()
     assert (type(error), error.code) == (Transient, "fetch_timeout")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < SOON
 
 
 def test_connecting_gets_only_the_time_that_the_name_server_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -772,8 +775,8 @@ def test_connecting_gets_only_the_time_that_the_name_server_left(monkeypatch: py
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     monkeypatch.setattr(urllib3.util.connection, "create_connection", connect)
-    assert refusal(fetcher(), "http://pictures.example/", seconds=5).code == "fetch_timeout"
-    assert 0 < times[0] <= 4.5
+    assert refusal(fetcher(), "http://pictures.example/", seconds=60).code == "fetch_timeout"
+    assert 0 < times[0] <= 59.5
 
 
 def test_nothing_of_a_fetch_stays_behind(serve: Serve) -> None:
@@ -782,7 +785,7 @@ def test_nothing_of_a_fetch_stays_behind(serve: Serve) -> None:
     before = set(threading.enumerate())
     get(fetch, f"{site.url}/")
     refusal(fetch, f"{site.url}/broken")
-    give_up = time.monotonic() + 5
+    give_up = time.monotonic() + 60
     while time.monotonic() < give_up:
         own = {thread for thread in set(threading.enumerate()) - before if "process_request" not in thread.name}
         if not own:
@@ -883,7 +886,7 @@ def test_a_download_is_there_wholly_with_its_hash(serve: Serve, tmp_path: Path) 
     body = bytes(range(256)) * 1000
     site = serve(lambda answer: answer.send(body))
     target = tmp_path / "cache" / "adapter.safetensors"
-    sha256 = fetcher(site).download(site.url, target, max_bytes=MIB, seconds=5, what="loras[0].path")
+    sha256 = fetcher(site).download(site.url, target, max_bytes=MIB, seconds=60, what="loras[0].path")
     assert sha256 == hashlib.sha256(body).hexdigest()
     assert target.read_bytes() == body
     assert list(target.parent.iterdir()) == [target]
@@ -907,8 +910,9 @@ def test_a_failed_download_leaves_the_folder_as_it_was(serve: Serve, tmp_path: P
     site = serve(answer)
     target = tmp_path / "adapter.safetensors"
     target.write_bytes(b"the old one")
+    seconds = 0.4 if behaviour == "late" else 60.0
     with pytest.raises(FillfleetError, match=r"^loras\[0\]\.path: "):
-        fetcher(site).download(site.url, target, max_bytes=100_000, seconds=0.4, what="loras[0].path")
-    assert next(numbers) == 1
+        fetcher(site).download(site.url, target, max_bytes=100_000, seconds=seconds, what="loras[0].path")
+    assert next(numbers) <= 1  # none at all where the time was over before the request was out
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
     assert target.read_bytes() == b"the old one"

@@ -154,10 +154,10 @@ def test_a_header_of_100_megabytes_costs_neither_time_nor_memory(tmp_path: Path)
     with path.open("wb") as file:
         file.write((100 * 2**20).to_bytes(8, "little") + b'{"')
         file.truncate(200 * 2**20)
-    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.thread_time()
 
     with pytest.raises(Rejected, match="claims a header of 104857600 bytes"):
         _read(path)
 
-    assert time.monotonic() - began < 1
+    assert time.thread_time() - began < 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 * 1024  # KiB
