@@ -24,8 +24,8 @@ from common.contract import MODEL, Queue, parse_request
 from common.ids import new_id
 from common.objects import Objects, input_key
 from common.settings import Settings
-from common.tables import job_events, jobs, owners, workers
-from common.workers import WorkerState, live_workers
+from common.tables import job_events, jobs, owners
+from common.workers import live_workers
 from infra.embedded.process import Guardian, Process, Program
 from tests.support.environment import environment_of
 
@@ -75,10 +75,11 @@ class Fleet:
             return live_workers(connection, seen_within_seconds=self.settings.lease_seconds)
 
     def has_been_ready(self, worker: Process) -> bool:
-        """Return whether this worker has said that it takes jobs, even if its first one has killed it by now."""
-        with self.engine.begin() as connection:
-            state = select(workers.c.state).where(workers.c.id.contains(f"-{worker.pid}-", autoescape=True))
-            return connection.execute(state).scalar_one_or_none() == WorkerState.READY
+        """Return whether this worker has said that it takes jobs, even if its first one has killed it by now.
+
+        In its log: before its next heartbeat said so in the table it may have been killed.
+        """
+        return "worker.ready" in worker.output()
 
     def expire(self, worker: Process) -> None:
         """Let so much time pass that the leases have ended of a worker that does not renew them any more."""
@@ -140,7 +141,7 @@ class Fleet:
         deadline = time.monotonic() + seconds
         while not true():
             dead = process is not None and process.exit_code() is not None
-            if dead or time.monotonic() > deadline:
+            if (dead and not true()) or time.monotonic() > deadline:
                 said = "\n".join(one.last_words() for one in self._processes)
                 raise AssertionError(f"not so after {seconds:.0f} s: {what}; {self.statuses()}\n{said}")
             time.sleep(0.05)
