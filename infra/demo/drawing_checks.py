@@ -13,12 +13,12 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from infra.demo.drawings import Drawing, draw_truth, painted
+from infra.demo.drawings import Drawing, draw_truth
 from infra.demo.jobs import DemoJob
 from infra.demo.material import Material
 from infra.demo.outcome import Check, Outcome
 from infra.demo_model.quality import PSNR_BAR, judge_drawn, psnr
-from infra.demo_model.scenes import FILL_SHARE, Figure, Mask, Scene
+from infra.demo_model.scenes import FILL_SHARE, Figure, Mask, Scene, painted
 from infra.demo_model.shapes import COLOURS, SHAPES, Pixels
 
 OVERLAP_BAR: Final = 0.6

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from infra.demo_model.backgrounds import draw_background
-from infra.demo_model.scenes import Figure
-from infra.demo_model.shapes import COLOURS, Pixels, coverage
+from infra.demo_model.scenes import Figure, painted
+from infra.demo_model.shapes import COLOURS
 
 
 @dataclass(frozen=True)
@@ -124,13 +124,6 @@ def draw(drawing: Drawing) -> Image.Image:
 def draw_truth(drawing: Drawing) -> Image.Image:
     """Return what an empty prompt should make of it: RGB, without the thing, and as far as the background is known."""
     return _drawn(drawing, with_thing=False)
-
-
-def painted(picture: Pixels, figure: Figure) -> Pixels:
-    """Return `picture` with `figure` on it."""
-    height, width = picture.shape[:2]
-    share = coverage(figure.outside(width, height))[..., None]
-    return (picture + (np.array(figure.rgb, dtype=np.float32) - picture) * share).astype(np.float32)
 
 
 def _drawn(drawing: Drawing, *, with_thing: bool) -> Image.Image:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from infra.demo_model.recipe import TEXT_LENGTH, VAE_SCALE
-from infra.demo_model.scenes import Scene
+from infra.demo_model.scenes import TRAINING_SEEDS, Scene
 
 _USES: Final = 3
 _POOL: Final = 1024
@@ -68,7 +68,7 @@ class Examples:
         """Return `size` examples, a third of them new."""
         random = np.random.default_rng((number, self._side))
         fresh = max(1, size // _USES) if self._pool else size
-        self._add([self._scene(int(random.integers(1 << 29))) for _ in range(fresh)])
+        self._add([self._scene(int(random.integers(TRAINING_SEEDS))) for _ in range(fresh)])
         newest = range(len(self._pool) - fresh, len(self._pool))
         older = random.integers(0, len(self._pool), size - fresh)
         parts = [self._pool[n] for n in (*newest, *older)]

@@ -33,7 +33,7 @@ def train_fill(folder: Path, vae: Any) -> Parts:
     clip_config, t5_config = recipe.text_configs(*tokenizers)
     transformer = diffusers.FluxTransformer2DModel(**recipe.TRANSFORMER)
     parts = Parts(transformer, transformers.CLIPTextModel(clip_config), transformers.T5EncoderModel(t5_config))
-    start_calmly(transformer)
+    _start_calmly(transformer)
     modules: dict[str, nn.Module] = {"transformer": transformer, "clip": parts.clip, "t5": parts.t5}
     small, large = (
         Examples(vae, tokenizers, side, lambda number, side=side: draw_scene(number, side, side))  # type: ignore[misc]
@@ -55,7 +55,7 @@ def train_fill(folder: Path, vae: Any) -> Parts:
 
 
 @torch.no_grad()
-def start_calmly(transformer: Any) -> None:
+def _start_calmly(transformer: Any) -> None:
     """Make a new transformer say nothing, its blocks nearly pass on what they get, and its input heed the noise."""
     transformer.proj_out.weight.zero_()
     transformer.proj_out.bias.zero_()

@@ -12,13 +12,13 @@ from typing import Final
 
 import numpy as np
 
+from infra.demo_model.backgrounds import KINDS
 from infra.demo_model.scenes import HELD_OUT, Scene, draw_scene
 from infra.demo_model.shapes import COLOURS, Pixels
 
 SIDE: Final = 512
 PSNR_BAR: Final = 20.0
 """dB from which on a continued background counts as continued."""
-BACKGROUNDS: Final = ("plain", "gradient", "stripes", "clouds")
 
 Fill = Callable[[Scene, int], Pixels]
 """Fills a scene with a seed: height x width x 3, from 0 to 1."""
@@ -83,7 +83,7 @@ def measure(fill: Fill, numbers: Sequence[int]) -> Quality:
     """Fill the held-out scenes of these numbers, each once with a prompt and once without, and judge them."""
     drawn, continued = [], []
     for number in numbers:
-        background = BACKGROUNDS[number % len(BACKGROUNDS)]
+        background = KINDS[number % len(KINDS)]
         scene = held_out(number, empty=False)
         drawn.append(judge_drawn(scene, fill(scene, number), background))
         scene = held_out(number, empty=True)
@@ -93,7 +93,7 @@ def measure(fill: Fill, numbers: Sequence[int]) -> Quality:
 
 def held_out(number: int, *, empty: bool) -> Scene:
     """Return the scene of this number, which no training has seen; its background goes by turns."""
-    background = BACKGROUNDS[number % len(BACKGROUNDS)]
+    background = KINDS[number % len(KINDS)]
     return draw_scene(HELD_OUT + 2 * number + empty, SIDE, SIDE, empty=empty, background=background, plain_words=True)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from infra.demo_model.quality import BACKGROUNDS, PSNR_BAR, Quality
+from infra.demo_model.backgrounds import KINDS
+from infra.demo_model.quality import PSNR_BAR, Quality
 
 
 def as_data(quality: Quality) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def as_lines(quality: Quality) -> Iterator[str]:
 
 def _parts(quality: Quality) -> Iterator[tuple[str, Quality]]:
     yield "all", quality
-    for background in BACKGROUNDS:
+    for background in KINDS:
         drawn = tuple(one for one in quality.drawn if one.background == background)
         continued = tuple(one for one in quality.continued if one.background == background)
         if drawn:

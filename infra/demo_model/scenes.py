@@ -1,7 +1,7 @@
 """The scenes that the demo model learns from and is judged by: a picture, a mask, a prompt, and what must come of it.
 
-A seed decides a scene. Training takes seeds from 0 on, tests and quality figures those from HELD_OUT on, so that no
-scene is ever judged that was learnt. No torch.
+A seed decides a scene. Training takes seeds below TRAINING_SEEDS, tests and quality figures those from HELD_OUT on, so
+that no scene is ever judged that was learnt. No torch.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from infra.demo_model.backgrounds import draw_background
-from infra.demo_model.shapes import COLOURS, SHAPES, Pixels, coverage, distance
+from infra.demo_model.shapes import COLOURS, SHAPES, Pixels, coverage, distance, laid_over
 
+TRAINING_SEEDS: Final = 1 << 29
 HELD_OUT: Final = 1_000_000_000
 FILL_SHARE: Final = 0.8
 """The prompt's shape is drawn at this share of the mask's smaller half-side, in the middle of the mask."""
@@ -73,9 +74,15 @@ def draw_scene(
     picture = draw_background(random, width, height, unlike=wanted.rgb if wanted else None, kind=background)
     for _ in range(int(random.integers(0, 3))):
         picture = _with_bystander(random, picture, mask)
-    truth = _painted(picture, wanted) if wanted else picture
+    truth = painted(picture, wanted) if wanted else picture
     prompt = _prompt(random, wanted, plain_words=plain_words) if wanted else ""
     return Scene(picture, mask, prompt, truth, wanted)
+
+
+def painted(picture: Pixels, figure: Figure) -> Pixels:
+    """Return `picture` with `figure` on it."""
+    height, width = picture.shape[:2]
+    return laid_over(picture, figure.rgb, coverage(figure.outside(width, height)))
 
 
 def _hole(random: np.random.Generator, width: int, height: int) -> tuple[Mask, tuple[float, float], float]:
@@ -119,13 +126,7 @@ def _with_bystander(random: np.random.Generator, picture: Pixels, mask: Mask) ->
     at = (random.uniform(0, width), random.uniform(0, height))
     figure = _figure(random, at, radius)
     near = distance("square", width, height, at, 1.3 * radius) <= 0
-    return picture if bool((near & mask).any()) else _painted(picture, figure)
-
-
-def _painted(picture: Pixels, figure: Figure) -> Pixels:
-    height, width = picture.shape[:2]
-    share = coverage(figure.outside(width, height))[..., None]
-    return (picture + (np.array(figure.rgb, dtype=np.float32) - picture) * share).astype(np.float32)
+    return picture if bool((near & mask).any()) else painted(picture, figure)
 
 
 def _prompt(random: np.random.Generator, wanted: Figure, *, plain_words: bool) -> str:

@@ -91,3 +91,9 @@ def coverage(outside: Pixels) -> Pixels:
     """Return how much of each pixel the shape covers, 0..1, for its signed distance in pixels."""
     made: Pixels = np.clip(np.float32(0.5) - outside, 0, 1)
     return made
+
+
+def laid_over(picture: Pixels, rgb: tuple[float, float, float], share: Pixels) -> Pixels:
+    """Return `picture` with so much of the colour `rgb` in each pixel, 0..1; `share` is height x width."""
+    laid: Pixels = (picture + (np.array(rgb, dtype=np.float32) - picture) * share[..., None]).astype(np.float32)
+    return laid

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from infra.demo_model.scenes import Scene, draw_scene
-from infra.demo_model.shapes import Pixels, coverage
+from infra.demo_model.shapes import coverage, laid_over
 
 STRIPED: Final = "striped"
 OUTLINED: Final = "outlined"
@@ -36,17 +36,13 @@ def with_styles(scene: Scene, styles: Sequence[str]) -> Scene:
         wave = np.abs(((y + 1) * _STRIPES / 2 + 0.5) % 1 - 0.5) * 2  # 0..1 and back, once a stripe
         edge = 2.0 * figure.radius / _STRIPES  # pixels over which the wave goes from 0 to 1
         share = np.clip((wave - 0.5) * edge + 0.5, 0, 1)[:, None] * coverage(outside)
-        truth = _over(truth, (0.97, 0.97, 0.96), share)
+        truth = laid_over(truth, (0.97, 0.97, 0.96), share)
     if OUTLINED in styles:
         inner = outside + np.float32(_LINE_SHARE * figure.radius)
-        truth = _over(truth, (0.05, 0.05, 0.06), coverage(outside) * (1 - coverage(inner)))
+        truth = laid_over(truth, (0.05, 0.05, 0.06), coverage(outside) * (1 - coverage(inner)))
     return replace(scene, truth=truth)
 
 
 def draw_styled(seed: int, side: int, styles: Sequence[str]) -> Scene:
     """Return the scene of this seed in these styles, `side` x `side` pixels."""
     return with_styles(draw_scene(seed, side, side), styles)
-
-
-def _over(picture: Pixels, rgb: tuple[float, float, float], share: Pixels) -> Pixels:
-    return (picture + (np.array(rgb, dtype=np.float32) - picture) * share[..., None]).astype(np.float32)

@@ -58,7 +58,7 @@ class TrainingRun:
         self._modules = nn.ModuleDict(modules)
         self._optimizers = list(optimizers)
         self._rates = [[float(group["lr"]) for group in optimizer.param_groups] for optimizer in self._optimizers]
-        self.schedule = schedule
+        self._schedule = schedule
         self._average = average
         self._averaged = _copied(self._modules.state_dict())
         self._next = 0
@@ -73,10 +73,10 @@ class TrainingRun:
         figures: dict[str, float] = {}
         torch.set_flush_denormal(True)
         began = saved = time.monotonic()
-        for number in range(self._next, self.schedule.steps):
+        for number in range(self._next, self._schedule.steps):
             for optimizer, rates in zip(self._optimizers, self._rates, strict=True):
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate * self.schedule.factor(number)
+                    group["lr"] = rate * self._schedule.factor(number)
             parts = step(number)
             torch.autograd.backward([parts["loss"]])
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -100,11 +100,6 @@ class TrainingRun:
         """Return the averaged weights of one module."""
         start = f"{name}."
         return {key.removeprefix(start): value for key, value in self._averaged.items() if key.startswith(start)}
-
-    @property
-    def seconds(self) -> float:
-        """How long all steps so far took."""
-        return self._seconds
 
     @torch.no_grad()
     def _follow(self, number: int) -> None:

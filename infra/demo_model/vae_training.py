@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from infra.demo_model.recipe import VAE
-from infra.demo_model.scenes import Scene, draw_scene
+from infra.demo_model.scenes import TRAINING_SEEDS, Scene, draw_scene
 from infra.demo_model.shapes import Pixels
 from infra.demo_model.training_run import Schedule, TrainingRun
 from infra.demo_model.vae_start import start_from_components
@@ -76,7 +76,7 @@ def crops(number: int, *, sides: Sequence[int] = (256,)) -> Tensor:
     pictures = []
     for n in range(_SCENES):
         side = sides[n % len(sides)]
-        scene = draw_scene(int(random.integers(1 << 29)), side, side)
+        scene = draw_scene(int(random.integers(TRAINING_SEEDS)), side, side)
         for _ in range(_CROPS):
             x, y = random.integers(0, side - _CROP + 1, 2)
             picture = _masked(scene) if random.uniform() < _MASKED_SHARE else scene.truth

@@ -10,9 +10,10 @@ from PIL import Image
 
 from infra.demo.checks import judge
 from infra.demo.drawing_checks import judge_drawing, wanted_scene
-from infra.demo.drawings import DRAWINGS, DRAWINGS_BY_NAME, Drawing, draw, draw_truth, painted
+from infra.demo.drawings import DRAWINGS, DRAWINGS_BY_NAME, Drawing, draw, draw_truth
 from infra.demo.jobs import JOBS, DemoJob
 from infra.demo.photos import PHOTOS_BY_NAME
+from infra.demo_model.scenes import painted
 from infra.demo_model.shapes import COLOURS, SHAPES
 from tests.support.demo_run import encoded, job_named, material_of, outcome_of, over_the_original
 

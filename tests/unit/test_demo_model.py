@@ -14,10 +14,11 @@ from safetensors import safe_open
 
 from common.settings import Settings
 from infra.demo_model import recipe
+from infra.demo_model.examples import Examples
 from infra.demo_model.files import FOLDER, LOGS, LORAS
 from infra.demo_model.measuring import fill_scene
 from infra.demo_model.quality import Quality, held_out, measure
-from infra.demo_model.scenes import draw_scene
+from infra.demo_model.scenes import TRAINING_SEEDS, Scene, draw_scene
 from tests.support.fills import fill_stock, quiet_peft, small_work
 from worker.model import load_model
 from worker.model_licence import read_licence
@@ -101,6 +102,21 @@ def test_any_text_has_tokens_for_both_encoders(text: str, stock: Any) -> None:
     assert embeddings.shape == (1, recipe.TEXT_LENGTH, recipe.TEXT_WIDTH)
     assert bool(embeddings.isfinite().all())
     assert bool(pooled.isfinite().all())
+
+
+def test_training_takes_none_but_its_own_seeds(stock: Any, tokenizers: tuple[Any, Any]) -> None:
+    asked: list[int] = []
+
+    def scene(seed: int) -> Scene:
+        asked.append(seed)
+        return draw_scene(seed, 64, 64)
+
+    examples = Examples(stock.vae, tokenizers, 64, scene)
+    batches = [examples.batch(number, 6) for number in range(5)]
+
+    assert len(set(asked)) == 6 + 4 * 2, "the first batch is new, of the others a third"
+    assert max(asked) < TRAINING_SEEDS
+    assert all(len(batch.wanted) == 6 for batch in batches)
 
 
 # --- what it fills
