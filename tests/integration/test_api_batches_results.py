@@ -208,10 +208,14 @@ def test_nobody_keeps_more_than_a_few_streams_open(api: Api, account: Account) -
             client.sendall(f"GET {BATCHES}/{batch.hex}/results?format={kind} HTTP/1.1\r\n{head}".encode())
             if kind != "resubmit":  # which has no rows, and ends at once
                 assert client.recv(1000).startswith(b"HTTP/1.1 200")
-        for _ in range(2):
+
+        def opens_another() -> bool:
             client = stack.enter_context(socket.create_connection((host.hostname, host.port)))
             client.sendall(f"GET {BATCHES}/{batch.hex}/results HTTP/1.1\r\n{head}".encode())
-            assert client.recv(1000).startswith(b"HTTP/1.1 200")
+            return client.recv(1000).startswith(b"HTTP/1.1 200")
+
+        for _ in range(2):  # as soon as the two without rows have ended
+            assert wait_until(opens_another, 60)
         answer = account.client.get(f"{BATCHES}/{batch.hex}/rejects")
         assert (answer.status_code, answer.headers["retry-after"]) == (429, "2")
         assert "are being read at once" in check_envelope(answer)["message"]
