@@ -18,6 +18,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from common.errors import Rejected
+from common.fill_profile import Attention, FillProfile, Offload, Quantization, VaeTiling, parse_sizes
 from common.read_prefixes import ReadPrefix, parse_read_prefixes
 from common.safety_policy import SafetyPolicy
 from common.webhook_signature import WebhookSignature, check_secret
@@ -149,8 +150,31 @@ class Settings(BaseSettings):
     """How long jobs may go on after SIGTERM; then they are given back, free of charge. Supervisors wait 30 s longer."""
     device_max_overtakes: int = Field(default=8, ge=0)
     """How many jobs whose adapters are in place may overtake one whose adapters are not."""
+    prompt_cache_bytes: int = Field(default=1024 * MIB, ge=0)
+    """What encoded prompts may take of the host's memory: 4 MiB each with FLUX.1; 0 encodes each job's anew."""
     test_model_class: str | None = None
     """`module:Class` of a stand-in for the GPU's time; accepted only under FILLFLEET_ENV=test."""
+
+    # --- how the model computes: what goes together is checked at start, in worker/profile.py
+    fill_profile: FillProfile = FillProfile.EXACT
+    """`exact` (bit-identical to stock diffusers) or `fast`, which alone takes what is below, but for FILL_OFFLOAD."""
+    fill_step_cache: bool | None = None
+    """Whether a step that hardly differs from an earlier one takes over most of its work. Default: under `fast`."""
+    fill_step_cache_threshold: float = Field(default=0.08, gt=0, le=1)
+    """By how much the first blocks' result may differ from that of the last whole step, relative to its size."""
+    fill_step_cache_warmup_steps: int = Field(default=4, ge=1, le=50)
+    """So many first steps are always whole: they decide what the picture shows."""
+    fill_compile: bool = False
+    """Whether the transformer's blocks are compiled, which takes minutes at the first start on a host."""
+    fill_compile_cache: Path = Path("~/.cache/fillfleet/compile")
+    """Where compiled code stays for the next start; code is run from here, so nobody else may write to it."""
+    fill_compile_sizes: Annotated[tuple[tuple[int, int], ...], NoDecode] = ((1024, 1024), (768, 768), (512, 512))
+    """Sizes such as 1024*1024, comma separated, that are filled once before the worker says that it is ready."""
+    fill_quantization: Quantization = Quantization.NONE
+    fill_attention: Attention = Attention.NATIVE
+    fill_vae_tiling: VaeTiling = VaeTiling.AUTO
+    fill_offload: Offload = Offload.NONE
+    """`text` or `model`, for small cards: results stay the same, so it is allowed under both profiles."""
 
     # --- adapters
     lora_folder: Path | None = None
@@ -185,6 +209,11 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip().lower() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("fill_compile_sizes", mode="before")
+    @classmethod
+    def _split_sizes(cls, value: object) -> object:
+        return parse_sizes(value) if isinstance(value, str) else value
 
     @field_validator("s3_read_prefixes", mode="before")
     @classmethod

@@ -25,6 +25,8 @@ from worker.device_errors import is_device_broken, is_out_of_memory
 from worker.lora_file import PARTS, VerifiedLora, verify_lora
 from worker.work import Adapter, Tick
 
+_TEXT_PARTS = tuple(part for part in PARTS if part.startswith("text_encoder"))
+
 # peft warns that a name such as proj_out fits further layers, too (it changes only those that the file names, which
 # _check_loaded makes sure of), and of every second adapter.
 warnings.filterwarnings("ignore", message="While injecting the PEFT adapters", category=RuntimeWarning)
@@ -35,6 +37,7 @@ warnings.filterwarnings("ignore", message="Already found a `peft_config` attribu
 class _Resident:
     name: str
     bytes: int
+    is_in_text: bool
 
 
 class Adapters:
@@ -73,6 +76,14 @@ class Adapters:
             self._pipe.set_adapters([self._loaded[sha256].name for sha256 in scales], list(scales.values()))
         elif self._loaded:
             self._pipe.disable_lora()
+
+    def in_text_encoders(self, wanted: Sequence[Adapter]) -> tuple[tuple[str, float], ...]:
+        """Return, of adapters in use, those that change what a prompt is encoded to: each one's sha256 and scale."""
+        scales: dict[str, float] = {}
+        for adapter in wanted:
+            if self._loaded[adapter.sha256].is_in_text:
+                scales[adapter.sha256] = scales.get(adapter.sha256, 0.0) + adapter.scale
+        return tuple(sorted(scales.items()))
 
     def keep_only(self, wanted: Collection[str]) -> None:
         """Remove all but the adapters with these sha256 from the device's memory."""
@@ -120,7 +131,7 @@ class Adapters:
             if is_out_of_memory(error) or is_device_broken(error) or isinstance(error, FillfleetError):
                 raise
             raise Rejected("lora_does_not_load", f"{what} could not be loaded into this model") from error
-        self._loaded[adapter.sha256] = _Resident(name, size)
+        self._loaded[adapter.sha256] = _Resident(name, size, any(map(verified.layers.get, _TEXT_PARTS)))
         self._resident = frozenset(self._loaded)
 
     def _check_loaded(self, name: str, verified: VerifiedLora, what: str) -> int:

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 from PIL.Image import Image
 
@@ -23,13 +25,19 @@ from worker.work import DeviceBroken, FillModel, Work
 log = get_logger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Filled:
-    """The images of one job, and how long it waited for the device and was on it, in seconds."""
+    """What the device made of one job, and how long it waited for the device and was on it, in seconds."""
 
-    images: list[Image]
+    made: Any
+    model: FillModel
     waited_seconds: float
     inference_seconds: float
+
+    @cached_property
+    def images(self) -> list[Image]:
+        """The images, made where they are first asked for: that is the job's thread, and never the device's."""
+        return self.model.develop(self.made)
 
 
 @dataclass
@@ -37,6 +45,7 @@ class _Turn:
     """One job's place in the line."""
 
     work: Work
+    prepared: Any
     lease: Lease
     future: Future[Filled] = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
@@ -63,7 +72,6 @@ class Device:
     def __init__(self, settings: Settings, *, on_broken: Callable[[], None]) -> None:
         self._settings = settings
         self._on_broken = on_broken
-        self._model: FillModel | None = None
         self._line: list[_Turn] = []
         self._changed = threading.Condition()
         self._draining = False
@@ -83,8 +91,13 @@ class Device:
         return self._thread is not None and self._thread.is_alive()
 
     def submit(self, work: Work, lease: Lease) -> Future[Filled]:
-        """Stand in line. The future's result raises what the model raised, or Draining."""
-        turn = _Turn(work, lease)
+        """Prepare the work on the caller's thread and stand in line.
+
+        Raises what the preparing raises; the future's result raises what the model raised. Both raise Draining.
+        """
+        if self._draining:
+            raise Draining
+        turn = _Turn(work, self._loaded.result().prepare(work), lease)
         with self._changed:
             if self._draining:
                 raise Draining
@@ -147,7 +160,7 @@ class Device:
         try:
             turn.lease.enter("device", self._settings.step_seconds, on_device=True)
             try:
-                images = model.fill(turn.work, lambda _: turn.lease.tick())
+                made = model.run(turn.prepared, lambda _: turn.lease.tick())
             finally:
                 # Here and not by the job's thread, which may be kept waiting: only who is on the device can be wedged.
                 turn.lease.leave_device()
@@ -159,4 +172,4 @@ class Device:
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for it
             turn.future.set_exception(error)
         else:
-            turn.future.set_result(Filled(images, started - turn.arrived, time.monotonic() - started))
+            turn.future.set_result(Filled(made, model, started - turn.arrived, time.monotonic() - started))

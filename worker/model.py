@@ -10,13 +10,13 @@ import gc
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 import transformers
-from diffusers import FluxFillPipeline
 from PIL import Image
 
 from common.errors import Rejected, Transient
@@ -28,6 +28,8 @@ from worker.licence_notice import tell_licence
 from worker.lora_file import verify_lora
 from worker.model_folder import ModelFolder, find_model
 from worker.model_version import model_version
+from worker.pipeline import FluxFillPipelineWithoutDeadWork
+from worker.prompt_cache import PromptCache
 from worker.torch_device import choose_device
 from worker.work import DeviceBroken, Tick, Work
 
@@ -49,10 +51,29 @@ def load_model(settings: Settings) -> FluxFillModel:
         library.utils.logging.disable_progress_bar()
     folder = find_model(settings)
     tell_licence(folder, settings)
-    pipe = FluxFillPipeline.from_pretrained(folder.path, dtype=dtype, use_safetensors=True, local_files_only=True)
+    pipe = FluxFillPipelineWithoutDeadWork.from_pretrained(
+        folder.path, dtype=dtype, use_safetensors=True, local_files_only=True
+    )
     pipe.set_progress_bar_config(disable=True)
     pipe.to(device)
     return FluxFillModel(pipe, folder, settings)
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """One work's picture and mask as the pipeline takes them: 1 x channels x height x width, 0 to 1, whole tokens."""
+
+    work: Work
+    image: torch.Tensor
+    mask: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """What the VAE decoded for each seed, in the host's memory: 1 x 3 x height x width, 0 to 1."""
+
+    work: Work
+    pictures: list[torch.Tensor]
 
 
 class FluxFillModel:
@@ -60,6 +81,7 @@ class FluxFillModel:
 
     def __init__(self, pipe: Any, folder: ModelFolder, settings: Settings) -> None:
         self._pipe = pipe
+        self._pipe.prompts = PromptCache(settings.prompt_cache_bytes)
         self._settings = settings
         self._device: torch.device = pipe.device
         self._base = BaseShapes.of_pipeline(pipe)
@@ -92,13 +114,23 @@ class FluxFillModel:
             self._checked.add(known)
 
     def fill(self, work: Work, tick: Tick) -> list[Image.Image]:
-        """Return one RGB image of width x height per seed.
+        """Return one RGB image of width x height per seed. Raises as `run`; for who has no other thread."""
+        return self.develop(self.run(self.prepare(work), tick))
+
+    def prepare(self, work: Work) -> _Prepared:
+        """See FillModel."""
+        image, mask = _padded(work.image, work.mask, self._multiple)
+        return _Prepared(work, *(_as_tensor(self._pipe.image_processor, one) for one in (image, mask)))
+
+    def run(self, prepared: _Prepared, tick: Tick) -> _Made:
+        """See FillModel.
 
         Raises Rejected (out_of_memory, not_finite, and as Adapters.use), Transient (lora_gone), DeviceBroken, and what
         `tick` raises.
         """
+        work = prepared.work
         try:
-            return self._run(work, tick, nullcontext())
+            return self._run(prepared, tick, nullcontext())
         except Exception as error:
             _raise_if_broken(error)
             if not is_out_of_memory(error):
@@ -107,7 +139,7 @@ class FluxFillModel:
         self._adapters.keep_only({adapter.sha256 for adapter in work.adapters})
         _free_memory()
         try:
-            return self._run(work, tick, self._offloaded())
+            return self._run(prepared, tick, self._offloaded())
         except Exception as error:
             _raise_if_broken(error)
             if not is_out_of_memory(error):
@@ -119,29 +151,39 @@ class FluxFillModel:
             "also not after a second try with parts of the model moved out; ask for a smaller size or fewer LoRAs",
         )
 
-    def _run(self, work: Work, tick: Tick, memory: AbstractContextManager[None]) -> list[Image.Image]:
-        self._adapters.use(work.adapters, tick)
-        with memory:
-            return [self._image(work, seed, tick) for seed in work.seeds]
+    def develop(self, made: _Made) -> list[Image.Image]:
+        """See FillModel."""
+        processor, size = self._pipe.image_processor, (made.work.width, made.work.height)
+        pictures = [processor.numpy_to_pil(processor.pt_to_numpy(one))[0] for one in made.pictures]
+        return [one if one.size == size else one.crop((0, 0, *size)) for one in pictures]
 
-    def _image(self, work: Work, seed: int, tick: Tick) -> Image.Image:
-        """Return the image of one seed: what the stock pipeline makes of it alone."""
-        image, mask = _padded(work.image, work.mask, self._multiple)
+    def _run(self, prepared: _Prepared, tick: Tick, memory: AbstractContextManager[None]) -> _Made:
+        work = prepared.work
+        self._adapters.use(work.adapters, tick)
+        self._pipe.text_adapters = self._adapters.in_text_encoders(work.adapters)
+        with memory, self._pipe.one_picture():
+            return _Made(work, [self._picture(prepared, seed, tick) for seed in work.seeds])
+
+    def _picture(self, prepared: _Prepared, seed: int, tick: Tick) -> torch.Tensor:
+        """Return the picture of one seed: what the stock pipeline makes of it alone."""
+        work = prepared.work
+        height, width = prepared.image.shape[-2:]
         result = self._pipe(
             **self._prompt(work),
-            image=image,
-            mask_image=mask,
-            width=image.width,
-            height=image.height,
+            image=prepared.image,
+            mask_image=prepared.mask,
+            width=width,
+            height=height,
             strength=1.0,
             num_inference_steps=work.steps,
             guidance_scale=work.guidance,
             generator=torch.Generator("cpu").manual_seed(seed),
             callback_on_step_end=_StepEnd(work.steps, tick),
+            output_type="pt",
         )
+        picture: torch.Tensor = result.images.cpu()
         tick("decode")
-        made: Image.Image = result.images[0]
-        return made if made.size == (work.width, work.height) else made.crop((0, 0, work.width, work.height))
+        return picture
 
     def _prompt(self, work: Work) -> dict[str, Any]:
         length = min(MAX_SEQUENCE_LENGTH, self._pipe.tokenizer_2.model_max_length)
@@ -194,6 +236,12 @@ def _padded(image: Image.Image, mask: Image.Image, multiple: int) -> tuple[Image
     if (width, height) == image.size:
         return image, mask
     return _extended(image, width, height), _extended(mask, width, height)
+
+
+def _as_tensor(processor: Any, image: Image.Image) -> torch.Tensor:
+    # As the pipeline does it with an image, up to where it goes on with a tensor of 0 to 1 in the same way.
+    tensor: torch.Tensor = processor.numpy_to_pt(processor.pil_to_numpy(image))
+    return tensor
 
 
 def _extended(image: Image.Image, width: int, height: int) -> Image.Image:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from PIL.Image import Image
 
@@ -45,7 +45,7 @@ class Work:
 
 
 class FillModel(Protocol):
-    """A loaded model. Only the device's thread calls it, but for check_adapter."""
+    """A loaded model. `run` alone is for the device's thread; the rest is CPU work, and any thread may ask for it."""
 
     @property
     def version(self) -> dict[str, str]:
@@ -56,17 +56,20 @@ class FillModel(Protocol):
         """The sha256 of the adapters that are loaded now."""
 
     def check_adapter(self, path: Path, what: str) -> None:
-        """Read the LoRA file at `path` without touching the model. Raises Rejected, naming the field `what`.
+        """Read the LoRA file at `path` without touching the model. Raises Rejected, naming the field `what`."""
 
-        Safe to call from any thread while the model fills.
-        """
+    def prepare(self, work: Work) -> Any:
+        """Return what `run` takes: all of the work that needs no device is done."""
 
-    def fill(self, work: Work, tick: Tick) -> list[Image]:
-        """Return one RGB image of width x height per seed.
+    def run(self, prepared: Any, tick: Tick) -> Any:
+        """Return what `develop` takes.
 
         Raises Rejected where the job can never work (an adapter that does not fit, too large for the memory) and
         DeviceBroken where the process must not go on. What `tick` raises passes through and leaves the model unchanged.
         """
+
+    def develop(self, made: Any) -> list[Image]:
+        """Return one RGB image of the work's width x height per seed."""
 
 
 class DeviceBroken(Exception):

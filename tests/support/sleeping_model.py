@@ -28,6 +28,18 @@ class SleepingModel:
     def check_adapter(self, path: Path, what: str) -> None:
         """Accept every file."""
 
+    def prepare(self, work: Work) -> Work:
+        """Do nothing: sleeping needs no preparation."""
+        return work
+
+    def run(self, prepared: Work, tick: Tick) -> list[Image.Image]:
+        """Fill."""
+        return self.fill(prepared, tick)
+
+    def develop(self, made: list[Image.Image]) -> list[Image.Image]:
+        """Do nothing: the pictures are there."""
+        return made
+
     def fill(self, work: Work, tick: Tick) -> list[Image.Image]:
         """Sleep for every step, then return one plain picture a seed."""
         self._trouble(work.prompt)

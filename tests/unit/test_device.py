@@ -36,12 +36,25 @@ class GatedModel:
         self.entered = threading.Semaphore(0)
         self.at_once = 0
         self.most_at_once = 0
+        self.prepared_on: set[str] = set()
+        self.developed_on: set[str] = set()
 
     def check_adapter(self, path: Path, what: str) -> None:
         """Accept every file."""
 
-    def fill(self, work: Work, tick: Tick) -> list[Image.Image]:
+    def prepare(self, work: Work) -> Work:
+        """Note which thread prepares."""
+        self.prepared_on.add(threading.current_thread().name)
+        return work
+
+    def develop(self, made: list[Image.Image]) -> list[Image.Image]:
+        """Note which thread develops."""
+        self.developed_on.add(threading.current_thread().name)
+        return made
+
+    def run(self, prepared: Work, tick: Tick) -> list[Image.Image]:
         """Wait for the gate, ticking."""
+        work = prepared
         self.started.append(work.prompt)
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
@@ -110,6 +123,14 @@ def test_one_job_runs_at_a_time(bench: Bench) -> None:
     assert all(len(future.result(SECONDS).images) == 1 for future in futures)
     assert bench.model.most_at_once == 1
     assert bench.model.started == ["0", "1", "2", "3", "4"]
+
+
+def test_only_compute_is_on_the_devices_thread(bench: Bench) -> None:
+    held = lease()
+    with ThreadPoolExecutor(1, thread_name_prefix="job") as threads:
+        bench.let_through(1)
+        threads.submit(lambda: compute(work("one"), held, bench.device).images).result(SECONDS)
+    assert (bench.model.prepared_on, bench.model.developed_on) == ({"job_0"}, {"job_0"})
 
 
 def test_a_job_whose_adapters_are_in_place_goes_before_one_whose_are_not(bench: Bench) -> None:
