@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from common.errors import Rejected
+from worker.profile import Host
 
 
 def choose_device(wish: str) -> torch.device:
@@ -20,3 +21,8 @@ def choose_device(wish: str) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def host_of(device: torch.device) -> Host:
+    """Return what the rules of worker/profile.py ask of the host that this device is in."""
+    return Host(device.type, torch.cuda.get_device_capability(device) if device.type == "cuda" else None)
