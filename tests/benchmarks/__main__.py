@@ -10,9 +10,15 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.embedded.servers import EmbeddedServers
-from tests.benchmarks import control, fairness, seam, submit
+from tests.benchmarks import control, encoders, fairness, seam, submit
 
-ROWS = {"control": control.measure, "submit": submit.measure, "fair": fairness.measure, "seam": seam.measure}
+ROWS = {
+    "encoders": encoders.measure,
+    "control": control.measure,
+    "submit": submit.measure,
+    "fair": fairness.measure,
+    "seam": seam.measure,
+}
 REPORT = Path("build/bench.json")
 
 
