@@ -1,4 +1,4 @@
-"""The benchmarks' table as a picture: each row's two figures as bars beside each other, its target, and whether it holds.
+"""The benchmarks' table as a picture: each row's two figures as bars, its target, and whether it holds.
 
 The bars of a row share one scale that begins at nothing, and rows have scales of their own: their units differ.
 """

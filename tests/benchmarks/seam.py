@@ -77,7 +77,7 @@ def measure(_servers: EmbeddedServers) -> dict[str, Any]:
         "ratio": ratio,
         "target": f"<= {TARGET} of a plain paste, kept pixels exact",
         "holds": ratio <= TARGET and outside == 0,
-        "unit": "ΔE of seam",
+        "unit": "CIEDE2000 of seam",
         "raw": {
             "pairs": len(found),
             "steps": STEPS,
