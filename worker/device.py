@@ -29,15 +29,16 @@ log = get_logger(__name__)
 class Filled:
     """What the device made of one job, and how long it waited for the device and was on it, in seconds."""
 
-    made: Any
+    made: Sequence[Any]
+    """One for each work of the job."""
     model: FillModel
     waited_seconds: float
     inference_seconds: float
 
     @cached_property
     def images(self) -> list[Image]:
-        """The images, made where they are first asked for: that is the job's thread, and never the device's."""
-        return self.model.develop(self.made)
+        """All images, work by work, made where first asked for: that is the job's thread, never the device's."""
+        return [image for made in self.made for image in self.model.develop(made)]
 
 
 @dataclass
@@ -45,7 +46,7 @@ class _Turn:
     """One job's place in the line."""
 
     work: Work
-    prepared: Any
+    prepared: Sequence[Any]
     lease: Lease
     future: Future[Filled] = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
@@ -90,14 +91,16 @@ class Device:
         """Whether its thread runs: after `stop` too, where a model that loads or hangs is in its libraries' hands."""
         return self._thread is not None and self._thread.is_alive()
 
-    def submit(self, work: Work, lease: Lease) -> Future[Filled]:
+    def submit(self, work: Work, lease: Lease, *more: Work) -> Future[Filled]:
         """Prepare the work on the caller's thread and stand in line.
 
+        `more` of the same job, with the same adapters, is done in the same turn, so that no other job comes in between.
         Raises what the preparing raises; the future's result raises what the model raised. Both raise Draining.
         """
         if self._draining:
             raise Draining
-        turn = _Turn(work, self._loaded.result().prepare(work), lease)
+        model = self._loaded.result()
+        turn = _Turn(work, [model.prepare(one) for one in (work, *more)], lease)
         with self._changed:
             if self._draining:
                 raise Draining
@@ -160,7 +163,7 @@ class Device:
         try:
             turn.lease.enter("device", self._settings.step_seconds, on_device=True)
             try:
-                made = model.run(turn.prepared, lambda _: turn.lease.tick())
+                made = [model.run(one, lambda _: turn.lease.tick()) for one in turn.prepared]
             finally:
                 # Here and not by the job's thread, which may be kept waiting: only who is on the device can be wedged.
                 turn.lease.leave_device()

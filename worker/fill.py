@@ -119,12 +119,12 @@ def _work(request: FillRequest, canvas: Canvas, inputs: Inputs) -> Work:
     )
 
 
-def compute(work: Work, lease: Lease, device: Device) -> Filled:
+def compute(work: Work, lease: Lease, device: Device, *more: Work) -> Filled:
     """Wait in line and for the model. Raises what the model raises, LeaseLost, Cancelled or Draining.
 
     A job that is no longer wanted leaves the line at once, and the device at its next tick.
     """
-    future = device.submit(work, lease)
+    future = device.submit(work, lease, *more)
     try:
         while not wait([future], timeout=_LOOK_SECONDS).done:
             lease.check_off_device()

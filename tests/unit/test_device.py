@@ -133,6 +133,33 @@ def test_only_compute_is_on_the_devices_thread(bench: Bench) -> None:
     assert (bench.model.prepared_on, bench.model.developed_on) == ({"job_0"}, {"job_0"})
 
 
+def test_the_areas_of_one_job_are_filled_one_right_after_the_other(bench: Bench) -> None:
+    first, held = bench.occupy(), lease()
+    areas = bench.device.submit(work("left"), held, work("right"))
+    bench.submit("another job")
+    bench.let_through(2)
+    first.result(SECONDS)
+    for _ in range(2):
+        assert bench.model.entered.acquire(timeout=SECONDS)
+    assert held.on_device, "in the second area as in the first"
+    bench.let_through(2)
+    assert len(areas.result(SECONDS).images) == 2
+    assert bench.model.started[:3] == ["first", "left", "right"]
+    assert not held.on_device
+
+
+def test_a_job_that_is_cancelled_in_its_second_area_leaves_the_device(bench: Bench) -> None:
+    held = lease()
+    areas = bench.device.submit(work("left"), held, work("right"))
+    bench.let_through(1)
+    for _ in range(2):
+        assert bench.model.entered.acquire(timeout=SECONDS)
+    held.cancel()
+    with pytest.raises(Cancelled):
+        areas.result(SECONDS)
+    assert not held.on_device
+
+
 def test_a_job_whose_adapters_are_in_place_goes_before_one_whose_are_not(bench: Bench) -> None:
     bench.model.resident = frozenset({"a"})
     first = bench.occupy()
