@@ -136,10 +136,16 @@ def _few(value: object) -> object:
     return value
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 def _none_when_blank(value: object) -> object:
     return None if isinstance(value, str) and not value.strip() else value
 
 
+RegionMode = Literal["full", "auto"]
+"""How much of the canvas the model makes: all of it, or, where that is much cheaper, only crops around the mask."""
 Text = Annotated[str, AfterValidator(_storable)]
 SourceText = Annotated[Text, Field(max_length=MAX_SOURCE_CHARS), AfterValidator(_not_blank)]
 
@@ -183,6 +189,14 @@ class FillRequest(BaseModel):
     enable_sync_mode: bool = Field(default=False, description="Answer only when the job has ended.")
     enable_base64_output: bool = Field(default=False, description="Outputs as bare base64 instead of URLs.")
     output_format: Literal["png", "jpeg", "webp"] = "png"
+    # Left out where nobody said it, and not null: what is stored and told of a job is what it was before this field.
+    region: RegionMode | None = Field(
+        default=None,
+        exclude_if=_is_none,
+        description="What the model makes: the full canvas, or (auto) only crops around the mask at the image's own "
+        "resolution, where that is much cheaper; it then sees less of the picture. Default: the fleet's, which is "
+        "full unless its operator says otherwise.",
+    )
 
     def with_seed(self) -> Self:
         """Return this request with a drawn seed where it asked for a random one."""
@@ -218,6 +232,7 @@ ALLOWED: Final[Mapping[str, str]] = {
     "enable_sync_mode": "true or false",
     "enable_base64_output": "true or false",
     "output_format": "png, jpeg or webp",
+    "region": "full or auto",
 }
 """What each field may hold, in words: the last part of every complaint."""
 

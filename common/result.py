@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from common.contract import RegionMode
 from common.safety_policy import SafetyPolicy
+
+Region = tuple[int, int, int, int]
+"""Left, top, width and height, in the output's pixels."""
 
 
 class _Frozen(BaseModel):
@@ -63,6 +67,10 @@ class JobResult(_Frozen):
     worker: str
     mask_coverage: float
     """The part of the canvas that was filled, 0 to 1."""
+    region: RegionMode | None = None
+    """What the job was filled under: its own wish, its batch's or the fleet's. None: a worker that knew only full."""
+    regions: tuple[Region, ...] | None = None
+    """What the model made, where that was less than the canvas; every pixel of the mask is in exactly one."""
     max_difference_outside_mask: int | None = None
     """The largest difference of a channel, 0 to 255, between the stored images and the original where the mask is 0.
     Blanked, blurred and dropped images don't count; None where none is left, and where the mask covers all."""

@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from common.contract import RegionMode
 from common.errors import Rejected
 from common.fill_profile import Attention, FillProfile, Offload, Quantization, VaeTiling, parse_sizes
 from common.read_prefixes import ReadPrefix, parse_read_prefixes
@@ -142,6 +143,9 @@ class Settings(BaseSettings):
     """torch's thread count on CPU; part of the model version, since it changes the last bits of a result."""
     worker_health_port: int | None = Field(default=None, ge=1, le=65535)
     model_load_seconds: float = Field(default=1800.0, gt=0)
+    fill_region: RegionMode = "full"
+    """`auto` generates only crops around the mask where that is much cheaper, of requests and batches that say nothing
+    of `region`. Not the default, since a crop sees less of the picture."""
     step_seconds: float = Field(default=120.0, gt=0)
     """A device that does not finish a step within this is wedged: its worker gives up its leases and exits."""
     device_wait_seconds: float = Field(default=3600.0, gt=0)
@@ -185,6 +189,11 @@ class Settings(BaseSettings):
     """What downloaded LoRAs may take on this host's disk; those not used for longest are removed first."""
     lora_resident_bytes: int = Field(default=4096 * MIB, ge=0)
     """What all resident adapters together may take of the device's memory; the least recently used go first."""
+    lora_prepared_bytes: int = Field(default=1024 * MIB, ge=0)
+    """What LoRAs that are read and verified, but not on the device yet, may take of the host's memory."""
+    lora_slot_rank: int = Field(default=128, ge=1)
+    """Under FILL_COMPILE: what the ranks of one job's LoRAs may add up to. Every step pays for all of it, used or not,
+    and it takes memory beside LORA_RESIDENT_BYTES: with FLUX.1, 1.4 GB at 128."""
     lora_fetch_seconds: float = Field(default=600.0, gt=0)
 
     # --- safety

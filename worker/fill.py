@@ -29,8 +29,8 @@ from worker.encode import encode_image
 from worker.inputs import InputReader, Inputs
 from worker.kept import max_difference_outside_mask
 from worker.lease import Lease
+from worker.region import areas_of
 from worker.safety import SafetyGate
-from worker.seam import mend_seam
 from worker.work import Work
 
 _LOOK_SECONDS: Final = 0.5
@@ -65,17 +65,19 @@ def fill_job(claim: Claim, lease: Lease, shop: Workshop) -> JobResult:
     lease.enter("decode", settings.decode_seconds)
     shop.safety.admit(inputs.image, request)
     canvas = draw_canvas(inputs.image, inputs.mask, request.output_size)
+    mode = request.region or settings.fill_region
+    areas = areas_of(canvas, mode)
 
     lease.enter("wait", settings.device_wait_seconds)
-    work = _work(request, canvas, inputs)
+    work, *more = [_work(request, part, inputs) for part in areas.parts]
     fetched = time.monotonic()
-    filled = compute(work, lease, shop.device)
+    filled = compute(work, lease, shop.device, *more)
 
     lease.enter("upload", settings.upload_seconds * request.num_images)
     returned = time.monotonic()
     finished = [
-        _finish(claim, shop, canvas, generated, number, seed)
-        for number, (generated, seed) in enumerate(zip(filled.images, work.seeds, strict=True))
+        _finish(claim, shop, canvas, areas.together(filled.images[number :: len(work.seeds)]), number, seed)
+        for number, seed in enumerate(work.seeds)
     ]
     lease.check()
     return JobResult(
@@ -84,6 +86,8 @@ def fill_job(claim: Claim, lease: Lease, shop: Workshop) -> JobResult:
         model_version=shop.model_version,
         worker=shop.worker_id,
         mask_coverage=round(canvas.coverage, 6),
+        region=mode,
+        regions=areas.regions,
         max_difference_outside_mask=max((one for _, one in finished if one is not None), default=None),
         inputs=inputs.sha256,
         loras=tuple(
@@ -137,7 +141,7 @@ def _finish(
     claim: Claim, shop: Workshop, canvas: Canvas, generated: Image, number: int, seed: int
 ) -> tuple[Output, int | None]:
     """Store one image unless it is dropped; return what to record, and how far it is from the original where kept."""
-    image = paste_back(canvas, mend_seam(canvas, generated))
+    image = paste_back(canvas, generated)
     judged = shop.safety.judge(image, claim.request)
     output = Output(
         key=None,

@@ -6,6 +6,8 @@ of these is a Rejected that says why: a file that passes changes just what its a
 
 from __future__ import annotations
 
+import hashlib
+import io
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -23,7 +25,7 @@ from torch import Tensor
 from common.errors import Rejected
 from common.settings import Settings
 from worker.base_shapes import BaseShapes, Shape
-from worker.lora_header import Header, read_header
+from worker.lora_header import Header, header_of, too_large
 from worker.lora_metadata import alphas_of_metadata
 
 PARTS = ("transformer", "text_encoder")
@@ -59,41 +61,71 @@ class Layer:
 
 @dataclass(frozen=True)
 class VerifiedLora:
-    """An adapter that fits. `state` is what FluxFillPipeline.load_lora_weights takes; `layers` is per part and name."""
+    """An adapter that fits. `state` is what FluxFillPipeline.load_lora_weights takes; `layers` is per part and name.
+
+    `sha256` is that of the very bytes that were checked and that `state` holds. Nobody may change its tensors: on a CPU
+    the model computes with them as they are.
+    """
 
     state: Mapping[str, Any]
     layers: Mapping[str, Mapping[str, Layer]]
     file_bytes: int
+    sha256: str
 
     @property
     def rank(self) -> int:
         """The highest rank of its layers."""
         return max(layer.rank for part in self.layers.values() for layer in part.values())
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers its tensors hold."""
+        return sum(value.numel() for value in self.state.values() if isinstance(value, Tensor))
 
-def verify_lora(path: Path, base: BaseShapes, settings: Settings, *, what: str = "the LoRA") -> VerifiedLora:
+    @property
+    def bytes(self) -> int:
+        """What its tensors take in the host's memory."""
+        return sum(value.nbytes for value in self.state.values() if isinstance(value, Tensor))
+
+
+def verify_lora(
+    path: Path, base: BaseShapes, settings: Settings, *, what: str = "the LoRA", sha256: str | None = None
+) -> VerifiedLora:
     """Return the adapter in the file at `path`, checked against the model's shapes. `what` begins the messages.
 
-    Raises Rejected: lora_not_safetensors, lora_too_large, lora_rank_too_large, lora_not_finite, lora_unsupported,
-    lora_does_not_fit. Raises OSError where the file cannot be read.
+    The file is read once: what was hashed and checked is what is returned, whatever becomes of the file meanwhile.
+    Raises Rejected: lora_changed (it is not the file with this `sha256`), lora_not_safetensors, lora_too_large,
+    lora_rank_too_large, lora_not_finite, lora_unsupported, lora_does_not_fit. Raises OSError where it cannot be read.
     """
     try:
-        return _verify(path, base, settings)
+        return _verify(_read(path, settings.lora_max_bytes), base, settings, sha256)
     except Rejected as error:
         raise Rejected(error.code, f"{what} {error.message}") from None
 
 
-def _verify(path: Path, base: BaseShapes, settings: Settings) -> VerifiedLora:
-    header = read_header(path, max_bytes=settings.lora_max_bytes, max_rank=settings.lora_max_rank)
+def _read(path: Path, max_bytes: int) -> bytes:
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        if size > max_bytes:
+            raise too_large(size, max_bytes)
+        file.seek(0)
+        return file.read(size)
+
+
+def _verify(data: bytes, base: BaseShapes, settings: Settings, wanted: str | None) -> VerifiedLora:
+    sha256 = hashlib.sha256(data).hexdigest()
+    if wanted not in {None, sha256}:
+        raise Rejected("lora_changed", "was replaced by another file meanwhile; submit the job again")
+    header = header_of(io.BytesIO(data), max_bytes=settings.lora_max_bytes, max_rank=settings.lora_max_rank)
     _refuse_unsupported(header)
-    tensors = _load(path)
+    tensors = _load(data)
     state = _convert(tensors)
     _refuse_ignored(header, tensors)
     layers = _layers(state, base)
     if not layers:
         raise Rejected("lora_unsupported", "holds nothing that FLUX.1 Fill can use; use a LoRA made for FLUX.1")
     state |= alphas_of_metadata(header.metadata, layers, given={key for key in state if key.endswith(".alpha")})
-    verified = VerifiedLora(state, _with_alphas(layers, state), header.file_bytes)
+    verified = VerifiedLora(state, _with_alphas(layers, state), header.file_bytes, sha256)
     if verified.rank > settings.lora_max_rank:
         raise Rejected("lora_rank_too_large", f"has rank {verified.rank}; at most {settings.lora_max_rank} is allowed")
     return verified
@@ -111,9 +143,9 @@ def _refuse_unsupported(header: Header) -> None:
             raise Rejected("lora_unsupported", f"has an alpha that is not a single number ({key})")
 
 
-def _load(path: Path) -> dict[str, Tensor]:
+def _load(data: bytes) -> dict[str, Tensor]:
     try:
-        tensors = safetensors.torch.load_file(path, device="cpu")
+        tensors = safetensors.torch.load(data)
     except SafetensorError:
         raise Rejected("lora_not_safetensors", "is damaged; an adapter must be a whole .safetensors file") from None
     for key, tensor in tensors.items():

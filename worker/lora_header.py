@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from common.errors import Rejected
 
@@ -68,22 +68,32 @@ def read_header(path: Path, *, max_bytes: int, max_rank: int) -> Header:
     `max_bytes`, or too many tensors), lora_rank_too_large, lora_unsupported (a number format that no adapter needs).
     """
     with path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(0)
-        if size > max_bytes:
-            raise Rejected("lora_too_large", f"has {size} bytes; at most {max_bytes} are allowed")
-        start = file.read(64)
-        length = int.from_bytes(start[:8], "little")
-        if len(start) < 9 or length > MAX_HEADER_BYTES or 8 + length > size:
-            raise _not_safetensors(start, length)
-        file.seek(8)
-        raw = file.read(length)
+        return header_of(file, max_bytes=max_bytes, max_rank=max_rank)
+
+
+def header_of(file: BinaryIO, *, max_bytes: int, max_rank: int) -> Header:
+    """Return the header of an open file, or of bytes in memory. Raises as read_header."""
+    size = file.seek(0, 2)
+    file.seek(0)
+    if size > max_bytes:
+        raise too_large(size, max_bytes)
+    start = file.read(64)
+    length = int.from_bytes(start[:8], "little")
+    if len(start) < 9 or length > MAX_HEADER_BYTES or 8 + length > size:
+        raise _not_safetensors(start, length)
+    file.seek(8)
+    raw = file.read(length)
     tensors, metadata = _parse(raw)
     _check_layout(tensors, data_bytes=size - 8 - length)
     header = Header(tensors, metadata, size)
     if header.rank > max_rank:
         raise Rejected("lora_rank_too_large", f"has rank {header.rank}; at most {max_rank} is allowed")
     return header
+
+
+def too_large(size: int, max_bytes: int) -> Rejected:
+    """Return the error for a file of `size` bytes."""
+    return Rejected("lora_too_large", f"has {size} bytes; at most {max_bytes} are allowed")
 
 
 def _not_safetensors(start: bytes, length: int) -> Rejected:

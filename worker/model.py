@@ -7,7 +7,6 @@ diffusers makes of the same inputs alone. Nothing here asks which model it has: 
 from __future__ import annotations
 
 import gc
-import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,13 +18,12 @@ import torch
 import transformers
 from PIL import Image
 
-from common.errors import Rejected, Transient
+from common.errors import Rejected
 from common.settings import Settings
-from worker.adapters import Adapters
+from worker.adapters import Adapters, WantedAdapters
 from worker.base_shapes import BaseShapes
 from worker.device_errors import is_device_broken, is_out_of_memory
 from worker.licence_notice import tell_licence
-from worker.lora_file import verify_lora
 from worker.model_folder import ModelFolder, find_model
 from worker.model_version import model_version
 from worker.pipeline import FluxFillPipelineWithoutDeadWork
@@ -64,6 +62,7 @@ class _Prepared:
     """One work's picture and mask as the pipeline takes them: 1 x channels x height x width, 0 to 1, whole tokens."""
 
     work: Work
+    adapters: WantedAdapters
     image: torch.Tensor
     mask: torch.Tensor
 
@@ -86,8 +85,6 @@ class FluxFillModel:
         self._device: torch.device = pipe.device
         self._base = BaseShapes.of_pipeline(pipe)
         self._adapters = Adapters(pipe, self._base, settings)
-        self._checked: set[tuple[str, int, int]] = set()
-        self._checking = threading.Lock()
         self.version = model_version(pipe, folder)
 
     @property
@@ -101,17 +98,7 @@ class FluxFillModel:
         Raises Rejected as verify_lora does, and Transient (lora_gone). Any thread may call it; a file that passed is
         not read again while it is unchanged.
         """
-        try:
-            status = path.stat()
-            known = (str(path), status.st_size, status.st_mtime_ns)
-            with self._checking:
-                if known in self._checked:
-                    return
-            verify_lora(path, self._base, self._settings, what=f"{what}: this file")
-        except OSError:  # removed since it was resolved, to make room
-            raise Transient("lora_gone", f"{what}: this file is no longer there and has to be fetched again") from None
-        with self._checking:
-            self._checked.add(known)
+        self._adapters.check(path, what)
 
     def fill(self, work: Work, tick: Tick) -> list[Image.Image]:
         """Return one RGB image of width x height per seed. Raises as `run`; for who has no other thread."""
@@ -119,8 +106,9 @@ class FluxFillModel:
 
     def prepare(self, work: Work) -> _Prepared:
         """See FillModel."""
+        adapters = self._adapters.prepare(work.adapters)
         image, mask = _padded(work.image, work.mask, self._multiple)
-        return _Prepared(work, *(_as_tensor(self._pipe.image_processor, one) for one in (image, mask)))
+        return _Prepared(work, adapters, *(_as_tensor(self._pipe.image_processor, one) for one in (image, mask)))
 
     def run(self, prepared: _Prepared, tick: Tick) -> _Made:
         """See FillModel.
@@ -159,8 +147,8 @@ class FluxFillModel:
 
     def _run(self, prepared: _Prepared, tick: Tick, memory: AbstractContextManager[None]) -> _Made:
         work = prepared.work
-        self._adapters.use(work.adapters, tick)
-        self._pipe.text_adapters = self._adapters.in_text_encoders(work.adapters)
+        self._adapters.use(prepared.adapters, tick)
+        self._pipe.text_adapters = self._adapters.in_text_encoders(prepared.adapters)
         with memory, self._pipe.one_picture():
             return _Made(work, [self._picture(prepared, seed, tick) for seed in work.seeds])
 

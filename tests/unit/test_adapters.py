@@ -237,9 +237,10 @@ def test_a_lora_that_does_not_fit_never_reaches_the_model(model: FluxFillModel, 
     assert same(_fill(model), never)
 
 
-def test_a_file_replaced_since_it_was_checked_is_refused(model: FluxFillModel, loras: list[Path]) -> None:
-    checked = adapter(loras[0])
-    loras[0].write_bytes(loras[1].read_bytes())
+def test_a_file_replaced_since_it_was_checked_is_refused(model: FluxFillModel, tmp_path: Path) -> None:
+    path = write_lora(tmp_path / "a.safetensors", peft_pair(seed=301))
+    checked = adapter(path)
+    write_lora(path, peft_pair(seed=302))
 
     with pytest.raises(Rejected) as caught:
         _fill(model, checked)
@@ -247,15 +248,16 @@ def test_a_file_replaced_since_it_was_checked_is_refused(model: FluxFillModel, l
     assert caught.value.code == "lora_changed"
 
 
-def test_a_file_that_is_gone_is_fetched_again_by_a_retry(model: FluxFillModel, loras: list[Path]) -> None:
-    checked = adapter(loras[0])
-    loras[0].unlink()
+def test_a_file_that_is_gone_is_fetched_again_by_a_retry(model: FluxFillModel, tmp_path: Path) -> None:
+    path = write_lora(tmp_path / "a.safetensors", peft_pair(seed=303))
+    checked = adapter(path)
+    path.unlink()
 
     with pytest.raises(Transient) as caught:
         _fill(model, checked)
 
     assert caught.value.code == "lora_gone"
-    assert str(loras[0]) not in caught.value.message
+    assert str(path) not in caught.value.message
 
 
 def test_what_tick_raises_during_a_load_passes_through(model: FluxFillModel, loras: list[Path]) -> None:
