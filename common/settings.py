@@ -154,6 +154,8 @@ class Settings(BaseSettings):
     """How long jobs may go on after SIGTERM; then they are given back, free of charge. Supervisors wait 30 s longer."""
     device_max_overtakes: int = Field(default=8, ge=0)
     """How many jobs whose adapters are in place may overtake one whose adapters are not."""
+    device_overtake_seconds: float = Field(default=60.0, ge=0)
+    """For how long: a swap costs less than a step, and eight jobs of four images each may take minutes."""
     prompt_cache_bytes: int = Field(default=1024 * MIB, ge=0)
     """What encoded prompts may take of the host's memory: 4 MiB each with FLUX.1; 0 encodes each job's anew."""
     test_model_class: str | None = None

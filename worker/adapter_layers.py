@@ -41,7 +41,7 @@ class Layers(Protocol):
         """Take out all of them, also where a load ended half-way."""
 
     def variants(self) -> Iterator[None]:
-        """Bring the model without adapters into each of the forms that a compiler sees, one after the other."""
+        """Yield once for each form of the model that a compiler sees; until the next, a job without LoRAs runs in it."""
 
 
 class StockLayers:

@@ -53,6 +53,7 @@ class SlotLayers:
         self._rank = rank
         self._kept: dict[str, dict[str, _Pair]] = {}
         self._in_text: set[str] = set()
+        self._is_warming_up = False
         state = {}
         for name, (outputs, inputs) in base.transformer.items():
             state[f"transformer.{name}.lora_A.weight"] = torch.zeros(1, inputs)
@@ -86,7 +87,7 @@ class SlotLayers:
         parts = [(self._kept[name], scale) for name, scale in scales.items()]
         self._check_rank([pairs for pairs, _ in parts])
         self._pipe.transformer.disable_lora()  # until the last number is in its place
-        if any(pairs for pairs, _ in parts):
+        if self._is_warming_up or any(pairs for pairs, _ in parts):
             self._fill_slot(parts)
             self._pipe.transformer.enable_lora()
         self._activate_text({name: scale for name, scale in scales.items() if name in self._in_text})
@@ -112,15 +113,13 @@ class SlotLayers:
         self._in_text.clear()
 
     def variants(self) -> Iterator[None]:
-        """See Layers: with the slot passed by, and with the slot empty."""
-        self.activate({})
+        """See Layers: with the slot passed by, and with the slot in use, empty."""
         yield
-        self._fill_slot([])
-        self._pipe.transformer.enable_lora()
+        self._is_warming_up = True
         try:
             yield
         finally:
-            self._pipe.transformer.disable_lora()
+            self._is_warming_up = False
 
     def _pair(self, lora: VerifiedLora, layer: str) -> _Pair:
         like = self._slot[layer].lora_A[_SLOT].weight

@@ -56,13 +56,13 @@ class _Turn:
         return all(adapter.sha256 in resident for adapter in self.work.adapters)
 
 
-def choose(line: Sequence[_Turn], resident: frozenset[str], max_overtakes: int) -> int:
+def choose(line: Sequence[_Turn], resident: frozenset[str], *, max_overtakes: int, patience: float) -> int:
     """Return the place in `line` (oldest first) of the job that runs next.
 
     The oldest one whose adapters are in place goes first, so that LoRAs are swapped rarely; but the oldest of all goes
-    once it was overtaken `max_overtakes` times.
+    once it was overtaken `max_overtakes` times, or came before the time `patience` on the monotonic clock.
     """
-    if line[0].overtaken >= max_overtakes:
+    if line[0].overtaken >= max_overtakes or line[0].arrived <= patience:
         return 0
     return next((place for place, turn in enumerate(line) if turn.fits(resident)), 0)
 
@@ -153,7 +153,12 @@ class Device:
             self._changed.wait_for(lambda: self._line or self._stopping)
             if not self._line:
                 return None
-            place = choose(self._line, model.resident, self._settings.device_max_overtakes)
+            place = choose(
+                self._line,
+                model.resident,
+                max_overtakes=self._settings.device_max_overtakes,
+                patience=time.monotonic() - self._settings.device_overtake_seconds,
+            )
             for older in self._line[:place]:
                 older.overtaken += 1
             return self._line.pop(place)

@@ -1,12 +1,13 @@
 """LoRAs that were read, hashed and verified on the jobs' threads, in the host's memory, for the device to take.
 
-Each file is read once for all jobs that want it, and one file at a time. What stays here is within LORA_PREPARED_BYTES;
-a job holds on to its own besides. Nothing here touches the model.
+Each file is read once for all jobs that want it, and one file at a time. What nobody waits for is kept within
+LORA_PREPARED_BYTES; besides, each job holds on to its own. Nothing here touches the model.
 """
 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
 from pathlib import Path
 
@@ -25,7 +26,9 @@ class PreparedLoras:
         self._base = base
         self._settings = settings
         self._kept: OrderedDict[str, VerifiedLora] = OrderedDict()
-        self._checked: dict[tuple[str, int, int], str] = {}
+        self._held: weakref.WeakValueDictionary[str, VerifiedLora] = weakref.WeakValueDictionary()
+        """Those kept, and those that jobs hold on to."""
+        self._checked: set[tuple[str, int, int]] = set()
         self._memory = threading.Lock()
         self._reading = threading.Lock()
         """Held while a file is read: each may have LORA_MAX_BYTES, and is in memory twice while it is unpacked."""
@@ -44,7 +47,7 @@ class PreparedLoras:
                 if version in self._checked:  # read by the job that was waited for
                     return
                 lora = verify_lora(path, self._base, self._settings, what=f"{what}: this file")
-                self._checked[version] = lora.sha256
+                self._checked.add(version)
         except OSError:  # removed since it was resolved, to make room
             raise Transient("lora_gone", f"{what}: this file is no longer there and has to be fetched again") from None
         self._keep(lora)
@@ -71,16 +74,16 @@ class PreparedLoras:
 
     def _find(self, sha256: str) -> VerifiedLora | None:
         with self._memory:
-            found = self._kept.get(sha256)
-            if found is not None:
+            if sha256 in self._kept:
                 self._kept.move_to_end(sha256)
-            return found
+            return self._held.get(sha256)
 
     def _keep(self, lora: VerifiedLora) -> None:
         budget = self._settings.lora_prepared_bytes
-        if lora.bytes > budget:
-            return  # it would push out all others, and not fit either
         with self._memory:
+            self._held[lora.sha256] = lora
+            if lora.bytes > budget:
+                return  # it would push out all others, and not fit either
             self._kept[lora.sha256] = lora
             self._kept.move_to_end(lora.sha256)
             while sum(one.bytes for one in self._kept.values()) > budget:

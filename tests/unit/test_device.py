@@ -88,10 +88,14 @@ def lease() -> Lease:
 class Bench:
     """A device with a gated model that is loaded."""
 
-    def __init__(self, max_overtakes: int = 8) -> None:
+    def __init__(self, max_overtakes: int = 8, overtake_seconds: float = 60.0) -> None:
         self.model = GatedModel()
         self.broken = threading.Event()
-        settings = Settings(fillfleet_env=Environment.DEVELOPMENT, device_max_overtakes=max_overtakes)
+        settings = Settings(
+            fillfleet_env=Environment.DEVELOPMENT,
+            device_max_overtakes=max_overtakes,
+            device_overtake_seconds=overtake_seconds,
+        )
         self.device = Device(settings, on_broken=self.broken.set)
         self.device.start(lambda: self.model).result(SECONDS)
 
@@ -179,6 +183,18 @@ def test_nobody_is_overtaken_more_often_than_the_bound() -> None:
     for future in [first, *futures]:
         future.result(SECONDS)
     assert bench.model.started.index("needs b") == 3
+    bench.device.stop(SECONDS)
+
+
+def test_nobody_is_overtaken_any_more_who_has_waited_long_enough() -> None:
+    bench = Bench(max_overtakes=100, overtake_seconds=0.0)  # any wait is long enough
+    bench.model.resident = frozenset({"a"})
+    first = bench.occupy()
+    futures = [bench.submit("needs b", "b"), *(bench.submit(f"a{number}", "a") for number in range(5))]
+    bench.let_through(7)
+    for future in [first, *futures]:
+        future.result(SECONDS)
+    assert bench.model.started[:2] == ["first", "needs b"]
     bench.device.stop(SECONDS)
 
 
