@@ -1,4 +1,7 @@
-"""`python -m infra.demo_model train` makes the demo model and its LoRAs anew, `measure` says how well it fills."""
+"""`python -m infra.demo_model train` makes the demo model and its LoRAs anew, `measure` says how well it fills.
+
+`regions` says what becomes of that where only crops around the mask are generated.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +47,23 @@ def measure(scenes: int, steps: int, as_json: bool) -> None:
         click.echo(json.dumps(as_data(quality), indent=2))
     else:
         for line in as_lines(quality):
+            click.echo(line)
+
+
+@main.command()
+@click.option("--scenes", type=click.IntRange(1), default=40, show_default=True, help="How many held-out scenes.")
+@click.option("--side", "sides", type=click.IntRange(256, 1536), multiple=True, default=(512, 1024), show_default=True)
+@click.option("--steps", type=click.IntRange(1, 50), default=28, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def regions(scenes: int, sides: tuple[int, ...], steps: int, as_json: bool) -> None:
+    """Fill scenes with small masks under region full and auto, and print how well each does."""
+    from infra.demo_model.region_comparison import as_data, as_lines, compare
+
+    comparisons = [compare(side, range(scenes), steps) for side in sides]
+    if as_json:
+        click.echo(json.dumps(as_data(comparisons), indent=2))
+    else:
+        for line in as_lines(comparisons):
             click.echo(line)
 
 

@@ -79,22 +79,30 @@ class Quality:
         return float(np.median([one.psnr for one in self.continued]))
 
 
-def measure(fill: Fill, numbers: Sequence[int]) -> Quality:
-    """Fill the held-out scenes of these numbers, each once with a prompt and once without, and judge them."""
+def measure(
+    fill: Fill, numbers: Sequence[int], *, side: int = SIDE, hole: tuple[float, float] | None = None
+) -> Quality:
+    """Fill the held-out scenes of these numbers, each once with a prompt and once without, and judge them.
+
+    `side` and `hole`: of the pictures and of their masks, as in held_out.
+    """
     drawn, continued = [], []
     for number in numbers:
         background = KINDS[number % len(KINDS)]
-        scene = held_out(number, empty=False)
+        scene = held_out(number, empty=False, side=side, hole=hole)
         drawn.append(judge_drawn(scene, fill(scene, number), background))
-        scene = held_out(number, empty=True)
+        scene = held_out(number, empty=True, side=side, hole=hole)
         continued.append(Continued(background, psnr(scene, fill(scene, number))))
     return Quality(tuple(drawn), tuple(continued))
 
 
-def held_out(number: int, *, empty: bool) -> Scene:
-    """Return the scene of this number, which no training has seen; its background goes by turns."""
-    background = KINDS[number % len(KINDS)]
-    return draw_scene(HELD_OUT + 2 * number + empty, SIDE, SIDE, empty=empty, background=background, plain_words=True)
+def held_out(number: int, *, empty: bool, side: int = SIDE, hole: tuple[float, float] | None = None) -> Scene:
+    """Return the scene of this number, which no training has seen; its background goes by turns.
+
+    `side` is the picture's in pixels, `hole` how large the mask is, as in draw_scene.
+    """
+    seed, background = HELD_OUT + 2 * number + empty, KINDS[number % len(KINDS)]
+    return draw_scene(seed, side, side, empty=empty, background=background, plain_words=True, hole=hole)
 
 
 def judge_drawn(scene: Scene, made: Pixels, background: str) -> Drawn:

@@ -20,6 +20,8 @@ TRAINING_SEEDS: Final = 1 << 29
 HELD_OUT: Final = 1_000_000_000
 FILL_SHARE: Final = 0.8
 """The prompt's shape is drawn at this share of the mask's smaller half-side, in the middle of the mask."""
+USUAL_HOLE: Final = (0.17, 0.4)
+"""A mask's half-side, as shares of the picture's shorter side."""
 _EMPTY_SHARE: Final = 0.27
 _BARS_SHARE: Final = 0.12
 _NO_COLOUR_SHARE: Final = 0.1
@@ -59,17 +61,26 @@ class Scene:
 
 
 def draw_scene(
-    seed: int, width: int, height: int, *, empty: bool | None = None, background: str = "", plain_words: bool = False
+    seed: int,
+    width: int,
+    height: int,
+    *,
+    empty: bool | None = None,
+    background: str = "",
+    plain_words: bool = False,
+    hole: tuple[float, float] | None = None,
 ) -> Scene:
     """Return the scene of this seed.
 
     `empty` decides whether the prompt is, `background` names one of backgrounds.KINDS; without them the seed decides.
-    `plain_words` makes every prompt "a COLOUR SHAPE", as the figures of docs/quality.md ask it.
+    `plain_words` makes every prompt "a COLOUR SHAPE", as the figures of docs/quality.md ask it. `hole` says how large a
+    mask may be instead of USUAL_HOLE, and leaves the bars of outpainting out.
     """
     random = np.random.default_rng(seed)
     is_empty = bool(random.uniform() < _EMPTY_SHARE) if empty is None else empty
-    is_bars = is_empty and bool(random.uniform() < _BARS_SHARE / _EMPTY_SHARE)
-    mask, centre, half = _bars(random, width, height) if is_bars else _hole(random, width, height)
+    is_bars = is_empty and bool(random.uniform() < _BARS_SHARE / _EMPTY_SHARE) and hole is None
+    sizes = hole or USUAL_HOLE
+    mask, centre, half = _bars(random, width, height) if is_bars else _hole(random, width, height, sizes)
     wanted = None if is_empty else _figure(random, centre, half * FILL_SHARE)
     picture = draw_background(random, width, height, unlike=wanted.rgb if wanted else None, kind=background)
     for _ in range(int(random.integers(0, 3))):
@@ -85,10 +96,12 @@ def painted(picture: Pixels, figure: Figure) -> Pixels:
     return laid_over(picture, figure.rgb, coverage(figure.outside(width, height)))
 
 
-def _hole(random: np.random.Generator, width: int, height: int) -> tuple[Mask, tuple[float, float], float]:
+def _hole(
+    random: np.random.Generator, width: int, height: int, sizes: tuple[float, float]
+) -> tuple[Mask, tuple[float, float], float]:
     """Return a mask somewhere inside, its middle, and its smaller half-side in pixels."""
     side = min(width, height)
-    half = random.uniform(0.17, 0.4) * side
+    half = random.uniform(*sizes) * side
     long = half * (random.uniform(1.15, 1.8) if random.uniform() < 0.25 else random.uniform(1, 1.1))
     half_x, half_y = (long, half) if random.integers(2) else (half, long)
     half_x, half_y = min(half_x, 0.46 * width), min(half_y, 0.46 * height)
