@@ -145,7 +145,9 @@ class Adapters:
             size = self._layers.load(name, lora, what)
         except Exception as error:
             self._reset()
-            if is_out_of_memory(error) or is_device_broken(error) or isinstance(error, FillfleetError):
+            if (cause := _cause_in_device(error)) is not None:
+                raise cause from None
+            if isinstance(error, FillfleetError):
                 raise
             raise Rejected("lora_does_not_load", f"{what} could not be loaded into this model") from error
         self._loaded[adapter.sha256] = _Resident(name, size, bool(lora.layers.get("text_encoder")))
@@ -162,3 +164,11 @@ class Adapters:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _cause_in_device(error: BaseException) -> BaseException | None:
+    """Return what the device said, also where diffusers failed in turn while it tidied up after that."""
+    one: BaseException | None = error
+    while one is not None and not is_out_of_memory(one) and not is_device_broken(one):
+        one = one.__context__
+    return one
