@@ -7,7 +7,7 @@ diffusers makes of the same inputs alone. Nothing here asks which model it has: 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,11 @@ import transformers
 from PIL import Image
 
 from common.errors import Rejected
+from common.fill_profile import Offload, VaeTiling
 from common.settings import Settings
+from worker.acceleration import accelerate, loading_arguments
+from worker.acceleration.compiling import warm_up
+from worker.acceleration.placement import place
 from worker.adapters import Adapters, WantedAdapters
 from worker.base_shapes import BaseShapes
 from worker.device_errors import is_device_broken, is_out_of_memory
@@ -27,8 +31,9 @@ from worker.licence_notice import tell_licence
 from worker.model_folder import ModelFolder, find_model
 from worker.model_version import model_version
 from worker.pipeline import FluxFillPipelineWithoutDeadWork
+from worker.profile import Profile, profile_of
 from worker.prompt_cache import PromptCache
-from worker.torch_device import choose_device
+from worker.torch_device import choose_device, host_of
 from worker.work import DeviceBroken, Tick, Work
 
 MAX_SEQUENCE_LENGTH = 512
@@ -38,10 +43,11 @@ MAX_SEQUENCE_LENGTH = 512
 def load_model(settings: Settings) -> FluxFillModel:
     """Load the model that the settings name onto its device.
 
-    Raises Rejected (model_not_found, model_not_allowed, no_such_device) where the operator has to do something,
-    Transient (hub_unavailable), and what torch and diffusers raise where the folder holds something else.
+    Raises Rejected (model_not_found, model_not_allowed, no_such_device, profile_…) where the operator has to do
+    something, Transient (hub_unavailable), and what torch and diffusers raise where the folder holds something else.
     """
     device = choose_device(settings.fill_device)
+    profile = profile_of(settings, host_of(device))
     dtype = _dtype(settings.fill_dtype, device)
     if settings.worker_threads is not None:
         torch.set_num_threads(settings.worker_threads)
@@ -50,11 +56,15 @@ def load_model(settings: Settings) -> FluxFillModel:
     folder = find_model(settings)
     tell_licence(folder, settings)
     pipe = FluxFillPipelineWithoutDeadWork.from_pretrained(
-        folder.path, dtype=dtype, use_safetensors=True, local_files_only=True
+        folder.path, dtype=dtype, use_safetensors=True, local_files_only=True, **loading_arguments(profile)
     )
     pipe.set_progress_bar_config(disable=True)
-    pipe.to(device)
-    return FluxFillModel(pipe, folder, settings)
+    accelerate(pipe, profile)
+    place(pipe, profile.offload, device)
+    model = FluxFillModel(pipe, folder, settings, profile, device)
+    if profile.compilation is not None:
+        model.warm_up(profile.compilation.sizes)
+    return model
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,14 +88,18 @@ class _Made:
 class FluxFillModel:
     """A FillModel (worker/work.py) on a FluxFillPipeline."""
 
-    def __init__(self, pipe: Any, folder: ModelFolder, settings: Settings) -> None:
+    def __init__(
+        self, pipe: Any, folder: ModelFolder, settings: Settings, profile: Profile, device: torch.device
+    ) -> None:
         self._pipe = pipe
         self._pipe.prompts = PromptCache(settings.prompt_cache_bytes)
         self._settings = settings
-        self._device: torch.device = pipe.device
+        self._profile = profile
+        self._device = device  # not the pipeline's, which says CPU while its parts rest there
         self._base = BaseShapes.of_pipeline(pipe)
-        self._adapters = Adapters(pipe, self._base, settings)
-        self.version = model_version(pipe, folder)
+        slot_rank = None if profile.compilation is None else settings.lora_slot_rank
+        self._adapters = Adapters(pipe, self._base, settings, slot_rank=slot_rank)
+        self.version = model_version(pipe, folder, profile, device)
 
     @property
     def resident(self) -> frozenset[str]:
@@ -99,6 +113,11 @@ class FluxFillModel:
         not read again while it is unchanged.
         """
         self._adapters.check(path, what)
+
+    def warm_up(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Compile all that jobs will need, with LoRAs and without, in each size."""
+        for _ in self._adapters.variants():
+            warm_up(lambda work: self.fill(work, _no_tick), sizes)
 
     def fill(self, work: Work, tick: Tick) -> list[Image.Image]:
         """Return one RGB image of width x height per seed. Raises as `run`; for who has no other thread."""
@@ -184,17 +203,24 @@ class FluxFillModel:
 
     @contextmanager
     def _offloaded(self) -> Iterator[None]:
-        """Keep on the device only the part that computes. Results stay the same, bit for bit; tiling's would not."""
+        """Keep on the device only the part that computes, and let the VAE work in tiles where the profile allows it.
+
+        The first changes no result, the second does: never under `exact`.
+        """
         if self._device.type == "cpu":
             yield
             return
         try:
-            self._pipe.enable_model_cpu_offload(device=self._device)
+            if self._profile.vae_tiling is VaeTiling.AUTO:
+                self._pipe.vae.enable_tiling()
+            place(self._pipe, Offload.MODEL, self._device)
             yield
         finally:
             try:
+                if self._profile.vae_tiling is VaeTiling.AUTO:
+                    self._pipe.vae.disable_tiling()
                 self._pipe.remove_all_hooks()
-                self._pipe.to(self._device)
+                place(self._pipe, self._profile.offload, self._device)
             except Exception as error:  # half of the model is elsewhere: nothing more can be done with it here
                 raise DeviceBroken(f"the model could not be moved back to the device: {error}") from error
 
@@ -248,6 +274,10 @@ def _dtype(wish: str, device: torch.device) -> torch.dtype:
     if wish == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wish]
+
+
+def _no_tick(_: str) -> None:
+    """The model loads: how long that may take is watched from outside."""
 
 
 def _free_memory() -> None:

@@ -7,7 +7,7 @@ the same masked picture once for every seed. Three methods are overridden here, 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -15,9 +15,11 @@ from diffusers import AutoencoderKL, AutoencoderTiny, FluxFillPipeline
 from diffusers.pipelines.flux.pipeline_flux_fill import retrieve_latents
 from diffusers.utils.torch_utils import randn_tensor
 
+from worker.acceleration.placement import text_encoders_at
 from worker.prompt_cache import EncodedPrompt, PromptCache, PromptKey
 
 _Latents = tuple[torch.Tensor, torch.Tensor]
+_Encoded = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class FluxFillPipelineWithoutDeadWork(FluxFillPipeline):  # type: ignore[misc]
@@ -27,6 +29,8 @@ class FluxFillPipelineWithoutDeadWork(FluxFillPipeline):  # type: ignore[misc]
     """Where encoded prompts are kept; without it each is encoded anew."""
     text_adapters: tuple[tuple[str, float], ...] = ()
     """See PromptKey; to be set whenever other adapters become active."""
+    rests_text_encoders = False
+    """Whether the text encoders lie in the host's memory, and are on the device only while they encode."""
     _encoded: Any = None
     _is_one_picture = False
 
@@ -46,15 +50,15 @@ class FluxFillPipelineWithoutDeadWork(FluxFillPipeline):  # type: ignore[misc]
         device: torch.device | None = None,
         max_sequence_length: int = 512,
         **stock: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> _Encoded:
         """Return embeddings, pooled embeddings and text ids, as stock does."""
         more = {**stock, "device": device, "max_sequence_length": max_sequence_length}
         if self.prompts is None or not isinstance(prompt, str) or not _is_plain(stock):
-            return _three(super().encode_prompt(prompt, **more))
+            return self._encode(prompt, more)
         key = PromptKey(prompt, max_sequence_length, self.text_adapters)
         kept = self.prompts.get(key)
         if kept is None:
-            embeds, pooled, text_ids = super().encode_prompt(prompt, **more)
+            embeds, pooled, text_ids = self._encode(prompt, more)
             self.prompts.put(key, EncodedPrompt(embeds, pooled))
             return embeds, pooled, text_ids
         here = kept.to(device or self._execution_device)
@@ -117,6 +121,11 @@ class FluxFillPipelineWithoutDeadWork(FluxFillPipeline):  # type: ignore[misc]
         made = super().prepare_mask_latents(mask, masked_image, batch_size, num_channels_latents, *stock)
         return cast(_Latents, made)
 
+    def _encode(self, prompt: str | list[str] | None, arguments: dict[str, Any]) -> _Encoded:
+        here = arguments["device"] or self._execution_device
+        with text_encoders_at(self, here) if self.rests_text_encoders else nullcontext():
+            return _three(super().encode_prompt(prompt, **arguments))
+
     def _begins_with_noise(self, timestep: torch.Tensor) -> bool:
         if not isinstance(self.vae, (AutoencoderKL, AutoencoderTiny)):
             return False  # nobody knows what it draws
@@ -129,5 +138,5 @@ def _is_plain(arguments: dict[str, Any]) -> bool:
     return all(value is None or (name == "num_images_per_prompt" and value == 1) for name, value in arguments.items())
 
 
-def _three(made: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return cast(tuple[torch.Tensor, torch.Tensor, torch.Tensor], made)
+def _three(made: Any) -> _Encoded:
+    return cast(_Encoded, made)

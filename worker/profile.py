@@ -242,6 +242,12 @@ def _check_offload(settings: Settings, host: Host) -> None:
             f"FILL_OFFLOAD={settings.fill_offload} moves parts of the model out of a GPU's memory, and this worker is "
             f"on {host.kind}, which has none of its own: leave it out",
         )
+    if settings.fill_offload is Offload.MODEL and settings.fill_compile:
+        raise Rejected(
+            "profile_conflict",
+            "FILL_OFFLOAD=model moves the whole transformer for every job, which takes longer than FILL_COMPILE saves: "
+            "use FILL_OFFLOAD=text, or leave FILL_COMPILE out",
+        )
 
 
 def _step_cache(settings: Settings, host: Host) -> StepCache | None:

@@ -112,6 +112,13 @@ def test_parts_may_lie_in_the_hosts_memory_under_both_profiles_since_that_change
     assert "leave it out" in refused("profile_device", CPU, fill_profile=profile, fill_offload=offload)
 
 
+def test_a_transformer_that_is_moved_for_every_job_is_not_compiled() -> None:
+    message = refused("profile_conflict", host(), fill_profile="fast", fill_compile=True, fill_offload="model")
+
+    assert "use FILL_OFFLOAD=text, or leave FILL_COMPILE out" in message
+    assert made(host(), fill_profile="fast", fill_compile=True, fill_offload="text").compilation
+
+
 # --- fp8
 
 
