@@ -41,7 +41,7 @@ class Layers(Protocol):
         """Take out all of them, also where a load ended half-way."""
 
     def variants(self) -> Iterator[None]:
-        """Yield once for each form of the model that a compiler sees; until the next, a job without LoRAs runs in it."""
+        """Yield once for each form of the model that a compiler sees; a job without LoRAs then runs in that form."""
 
 
 class StockLayers:

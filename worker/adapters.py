@@ -115,7 +115,7 @@ class Adapters:
         self._remove([sha256 for sha256 in self._loaded if sha256 not in wanted])
 
     def variants(self) -> Iterator[None]:
-        """Yield once for each form of the model that a compiler sees; until the next, a job without LoRAs runs in it."""
+        """Yield once for each form of the model that a compiler sees; a job without LoRAs then runs in that form."""
         return self._layers.variants()
 
     def _make_room(self, size: int, *, keep: Collection[str]) -> None:
