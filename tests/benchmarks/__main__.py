@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.embedded.servers import EmbeddedServers
-from tests.benchmarks import control, encoders, fairness, seam, submit
+from tests.benchmarks import control, encoders, fairness, mask, seam, submit
 from tests.benchmarks.picture import draw_rows
 
 ROWS: dict[str, Callable[[EmbeddedServers], dict[str, Any]]] = {
+    "mask": mask.measure,
     "encoders": encoders.measure,
     "control": control.measure,
     "submit": submit.measure,
