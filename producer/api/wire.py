@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, Field
 
-from common.contract import Status
+from common.contract import RegionMode, Status
 from common.errors import Rejected
 from common.objects import Objects
 from producer.api.envelope import ApiError, VendorCode
@@ -48,6 +48,12 @@ class Prediction(BaseModel):
     executionTime: int = Field(description="Milliseconds of inference.")  # noqa: N815 - the wire's name
     input: dict[str, Any] = Field(description="The request with every default and the drawn seed.")
     seeds: list[int] = Field(description="The seed of each output.")
+    region: RegionMode | None = Field(default=None, description="full or auto: what it was filled under.")
+    regions: list[list[int]] | None = Field(
+        default=None,
+        description="Left, top, width and height of each part that was generated; not there where all of it was.",
+    )
+    mask_coverage: float | None = Field(default=None, description="The part of the canvas that was filled, 0 to 1.")
     model_version: dict[str, str] | None = None
     code: int | None = Field(default=None, description="1401, 1402, 5000 or 5004 where something went wrong.")
     error_code: str | None = Field(default=None, description="A stable word for what went wrong.")
@@ -75,6 +81,9 @@ def to_wire(job: Job, root: ApiRoot, objects: Objects, *, inline: bool = False) 
         executionTime=inference,
         input=job.request.model_dump(mode="json"),
         seeds=[output.seed for output in outputs],
+        region=result.region if result else None,
+        regions=[list(box) for box in result.regions] if result and result.regions else None,
+        mask_coverage=result.mask_coverage if result else None,
         model_version=result.model_version if result else None,
         code=_vendor_code(job.error_code),
         error_code=job.error_code,

@@ -34,6 +34,7 @@ _CONSTANT_OPTIONS: Final = {
     "num_images": "num_images",
     "output_format": "output_format",
     "lora": "loras",
+    "region": "region",
 }
 """Option → field of the contract."""
 
@@ -212,6 +213,12 @@ def _constant_options() -> list[Callable[..., Any]]:
         _option(_CONSTANTS, "--num-images", type=int, metavar="N", help="Outputs for each row."),
         _option(_CONSTANTS, "--output-format", type=formats, help="Default: png."),
         _option(_CONSTANTS, "--lora", multiple=True, metavar="PATH:SCALE", help="A LoRA; may be repeated."),
+        _option(
+            _CONSTANTS,
+            "--region",
+            type=click.Choice(["full", "auto"]),
+            help="auto: make only crops around small masks, cheaper, with less of the picture in sight.",
+        ),
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from producer.report.figures import duration, when
@@ -73,6 +73,8 @@ def _facts(row: Row) -> Iterator[tuple[str, str]]:
         yield "Output", f"{row['output_width']}*{row['output_height']} {plain(row.get('output_format'))}"
     if row.get("mask_coverage") is not None:
         yield "Filled", f"{100 * row['mask_coverage']:.3g} % of the canvas"
+    if row.get("regions"):
+        yield "Generated", plain(_regions(row["regions"], row.get("output_width"), row.get("output_height")))
     if row.get("max_difference_outside_mask") is not None:
         largest = row["max_difference_outside_mask"]
         yield "Outside the mask", "exactly as before" if largest == 0 else f"changed by at most {largest} of 255"
@@ -81,6 +83,14 @@ def _facts(row: Row) -> Iterator[tuple[str, str]]:
         yield "LoRA", f"{isolated(place_of(lora.get('path')))}{'' if scale is None else f' at {scale:g}'}"
     if row.get("inference_ms") is not None:
         yield "On the device", duration(row["inference_ms"])
+
+
+def _regions(regions: Sequence[Sequence[int]], width: int | None, height: int | None) -> str:
+    sizes = ", ".join(f"{wide}*{high} at {left},{top}" for left, top, wide, high in regions)
+    if not width or not height:
+        return sizes
+    share = sum(wide * high for _, _, wide, high in regions) / (width * height)
+    return f"{100 * share:.3g} % of the canvas: {sizes}"
 
 
 def _details(row: Row) -> Iterator[tuple[str, str]]:

@@ -32,6 +32,7 @@ class Kind(StrEnum):
     FLAGS = "flags"
     TIME = "time"
     LORAS = "loras"
+    BOXES = "boxes"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,9 @@ COLUMNS: Final[tuple[Column, ...]] = (
     Column("num_images", Kind.INTEGER, "outputs asked for"),
     Column("enable_safety_checker", Kind.FLAG, "whether the row asked for the safety check"),
     Column("loras", Kind.LORAS, "LoRAs asked for, in order; sha256 and revision of the file used, where known"),
-    Column("crop_box", Kind.INTEGERS, "left, top, right, bottom in the image where only a crop was filled; else null"),
+    Column("region", Kind.TEXT, "full or auto: what the row was filled under; before that, what it asked for"),
+    Column("regions", Kind.BOXES, "left, top, width, height in the output of each part generated; null where all was"),
+    Column("crop_box", Kind.INTEGERS, "left, top, right, bottom around all regions; null where there are none"),
     Column("mask_coverage", Kind.NUMBER, "the part of the canvas that was filled, 0 to 1"),
     Column("max_difference_outside_mask", Kind.INTEGER, "largest change of a channel outside the mask, 0 to 255"),
     Column(MODEL_VERSION, Kind.TEXT, "JSON object: model, revision, dtype, libraries and device that made the outputs"),

@@ -56,4 +56,5 @@ _WRITERS: Final[Mapping[Kind, Callable[[Any], str]]] = {
     Kind.INTEGERS: to_json,
     Kind.FLAGS: to_json,
     Kind.LORAS: to_json,
+    Kind.BOXES: to_json,
 }

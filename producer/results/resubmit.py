@@ -23,6 +23,7 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
     "num_images": FillRequest.model_fields["num_images"].default,
     "output_format": FillRequest.model_fields["output_format"].default,
     "enable_safety_checker": FillRequest.model_fields["enable_safety_checker"].default,
+    "region": None,
 }
 _TAKEN: Final = frozenset({"custom_id", "body"})
 """Keys that a reader of the line takes for something else than a passthrough column."""

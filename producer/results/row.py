@@ -18,6 +18,8 @@ from producer.results.columns import EXTRA, Row
 T = TypeVar("T")
 
 _INT64_END: Final = 2**63
+_MOST_PIXELS: Final = 2**31
+"""Of a side; no picture is nearly so large, and the sum of two fits any column."""
 _TIMINGS: Final = ("queue", "fetch", "wait", "inference", "upload")
 _DEFAULTS: Final[Mapping[str, Any]] = {
     name: field.default for name, field in FillRequest.model_fields.items() if not field.is_required()
@@ -45,6 +47,7 @@ def flatten(job: Mapping[str, Any], *, bucket: str) -> Row:
         **_outputs(request, result, bucket),
         **_parameters(request),
         "loras": _loras(job, request, result),
+        **_generated(request, result),
         **_measured(job, result),
         EXTRA: dict(_object(job.get("extra"))),
     }
@@ -117,11 +120,36 @@ def _loras(job: Mapping[str, Any], request: Mapping[str, Any], result: Mapping[s
     return rows
 
 
-def _measured(job: Mapping[str, Any], result: Mapping[str, Any]) -> Row:
-    timings, version, box = _object(result.get("timings")), result.get("model_version"), result.get("crop_box")
-    corners = [_integer(side) for side in box] if isinstance(box, list) else []
+def _generated(request: Mapping[str, Any], result: Mapping[str, Any]) -> Row:
+    regions = _boxes(result.get("regions"))
     return {
-        "crop_box": corners if len(corners) == 4 and None not in corners else None,
+        "region": _text(result.get("region")) or _text(request.get("region")),
+        "regions": regions,
+        "crop_box": None if regions is None else _around(regions),
+    }
+
+
+def _around(boxes: Sequence[list[int]]) -> list[int]:
+    corners = [(left, top, left + width, top + height) for left, top, width, height in boxes]
+    lefts, tops, rights, bottoms = zip(*corners, strict=True)
+    return [min(lefts), min(tops), max(rights), max(bottoms)]
+
+
+def _boxes(value: object) -> list[list[int]] | None:
+    stored = value if isinstance(value, list) else []
+    read = [box for one in stored if (box := _box(one)) is not None]
+    return read if read and len(read) == len(stored) else None
+
+
+def _box(value: object) -> list[int] | None:
+    sides = [_integer(side) for side in value] if isinstance(value, list) else []
+    read = [side for side in sides if side is not None and 0 <= side < _MOST_PIXELS]
+    return read if len(read) == len(sides) == 4 else None
+
+
+def _measured(job: Mapping[str, Any], result: Mapping[str, Any]) -> Row:
+    timings, version = _object(result.get("timings")), result.get("model_version")
+    return {
         "mask_coverage": _number(result.get("mask_coverage")),
         "max_difference_outside_mask": _integer(result.get("max_difference_outside_mask")),
         "model_version": dict(version) if isinstance(version, Mapping) else None,

@@ -18,6 +18,7 @@ _TYPES: Final[Mapping[Kind, pa.DataType]] = {
     Kind.FLAG: pa.bool_(),
     Kind.FLAGS: pa.list_(pa.bool_()),
     Kind.TIME: pa.timestamp("us", tz="UTC"),
+    Kind.BOXES: pa.list_(pa.list_(pa.int64())),
     Kind.LORAS: pa.list_(
         pa.struct([("path", pa.string()), ("scale", pa.float64()), ("sha256", pa.string()), ("revision", pa.string())])
     ),

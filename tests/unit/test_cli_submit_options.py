@@ -39,7 +39,7 @@ def test_columns_are_named_by_their_own_options_and_by_field() -> None:
 def test_constants_hold_for_the_batch_and_not_for_each_row() -> None:
     asked = wish("a.csv", "--prompt", "a fox", "--size", "512*768", "--steps", "4", "--guidance", "30", "--seed", "-1",
                  "--num-images", "2", "--output-format", "webp", "--lora", "https://x.org/a.safetensors:0.5",
-                 "--lora", "b/c:1")  # fmt: skip
+                 "--lora", "b/c:1", "--region", "auto")  # fmt: skip
     assert asked.options.constants == {}
     assert asked.defaults == {
         "prompt": "a fox",
@@ -50,6 +50,7 @@ def test_constants_hold_for_the_batch_and_not_for_each_row() -> None:
         "num_images": 2,
         "output_format": "webp",
         "loras": [{"path": "https://x.org/a.safetensors", "scale": 0.5}, {"path": "b/c", "scale": 1.0}],
+        "region": "auto",
     }
 
 

@@ -72,6 +72,24 @@ def test_an_image_alone_is_a_request_and_all_else_has_its_documented_default() -
     }
 
 
+def test_a_region_that_nobody_asked_for_is_neither_stored_nor_told() -> None:
+    # What is stored of a row decides whether it is the same one; rows of before this field have none.
+    assert "region" not in parsed().model_dump(mode="json")
+    assert "region" not in parsed(region=None).model_dump_json()
+    assert FillRequest.model_validate_json(parsed().model_dump_json()).region is None
+
+
+@pytest.mark.parametrize("region", ["full", "auto"])
+def test_a_region_that_was_asked_for_is_kept(region: str) -> None:
+    assert parsed(region=region).model_dump(mode="json")["region"] == region
+    assert FillRequest.model_validate_json(parsed(region=region).model_dump_json()).region == region
+
+
+@pytest.mark.parametrize("region", ["Auto", "crop", "", 1, True])
+def test_there_is_no_other_region(region: object) -> None:
+    assert problem(region=region).allowed == "full or auto"
+
+
 def test_every_field_is_described_for_complaints() -> None:
     lora = {f"loras.{name}" for name in LoraRef.model_fields}
     assert ALLOWED.keys() == FillRequest.model_fields.keys() | lora

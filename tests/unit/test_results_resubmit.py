@@ -41,7 +41,8 @@ def test_a_line_says_what_differs_from_the_defaults_and_the_drawn_seed() -> None
         "Status": "new",
         "tags": ["a", "ü"],
     }
-    changed = request_of(8, size="1024*1024", num_inference_steps=4, guidance_scale=31.5, output_format="webp")
+    changed = request_of(8, size="1024*1024", num_inference_steps=4, guidance_scale=31.5, output_format="webp",
+                         region="auto")  # fmt: skip
     assert line_of(8, request=changed.model_dump(mode="json"), extra=None)["body"] == {
         "image": "https://example.com/8.jpg",
         "prompt": "a fox",
@@ -49,6 +50,7 @@ def test_a_line_says_what_differs_from_the_defaults_and_the_drawn_seed() -> None
         "num_inference_steps": 4,
         "guidance_scale": 31.5,
         "output_format": "webp",
+        "region": "auto",
         "seed": 9_999_999_008,
     }
 

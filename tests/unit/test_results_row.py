@@ -73,6 +73,8 @@ def test_a_completed_row_fills_every_column() -> None:
         "num_images": 2,
         "enable_safety_checker": True,
         "loras": [{"path": LORA, "scale": 0.5, "sha256": "c" * 64, "revision": "v2"}],
+        "region": None,
+        "regions": None,
         "crop_box": None,
         "mask_coverage": 0.25,
         "max_difference_outside_mask": 1,
@@ -145,10 +147,35 @@ def test_a_row_of_an_older_version_has_the_defaults_that_it_ran_with() -> None:
     assert (row["output_format"], row["enable_safety_checker"], row["loras"]) == ("png", True, [])
 
 
-def test_a_crop_box_and_a_lora_revision_are_shown_where_the_result_has_them() -> None:
-    result = {"crop_box": [1, 2, 30, 40], "loras": [{"path": LORA, "sha256": "d" * 64}]}
+def test_regions_are_shown_with_the_box_around_them_and_under_which_mode() -> None:
+    result = {"region": "auto", "regions": [[0, 256, 384, 384], [640, 640, 384, 448]]}
     row = flatten(stored_job(3, result=result), bucket=BUCKET)
-    assert row["crop_box"] == [1, 2, 30, 40]
+    assert (row["region"], row["regions"]) == ("auto", [[0, 256, 384, 384], [640, 640, 384, 448]])
+    assert row["crop_box"] == [0, 256, 1024, 1088]
+    table = pq.read_table(io.BytesIO(b"".join(write_parquet([row]))))
+    assert table.column("regions").to_pylist() == [row["regions"]]
+    assert b'"[[0,256,384,384],[640,640,384,448]]"' in b"".join(write_csv([row]))
+    assert json.loads(b"".join(write_ndjson([row])))["regions"] == row["regions"]
+
+
+@pytest.mark.parametrize(
+    "stored", [None, [], 3, [[1, 2, 3]], [[1, 2, 3, 4], None], [[1, 2, 3, 2**70]], [[1, 2, -3, 4]]]
+)
+def test_regions_that_cannot_be_read_are_null(stored: object) -> None:
+    row = flatten(stored_job(3, result={"regions": stored}), bucket=BUCKET)
+    assert row["regions"] is row["crop_box"] is None
+
+
+def test_a_row_that_waits_says_which_region_it_asked_for() -> None:
+    job = stored_job(3, Status.CREATED)
+    assert flatten(job, bucket=BUCKET)["region"] is None
+    job["request"]["region"] = "auto"
+    assert flatten(job, bucket=BUCKET)["region"] == "auto"
+
+
+def test_a_lora_revision_is_shown_where_the_result_has_it() -> None:
+    result = {"loras": [{"path": LORA, "sha256": "d" * 64}]}
+    row = flatten(stored_job(3, result=result), bucket=BUCKET)
     assert row["loras"][0] == {"path": LORA, "scale": 0.5, "sha256": "d" * 64, "revision": None}
 
 
@@ -164,7 +191,10 @@ def test_whatever_is_stored_becomes_a_row_that_every_form_can_write(stored: dict
         assert b"".join(form)
 
 
-@given(st.sampled_from(["outputs", "loras", "timings", "inputs", "model_version", "mask_coverage"]), FROM_THE_JSON)
+@given(
+    st.sampled_from(["outputs", "loras", "timings", "inputs", "model_version", "mask_coverage", "regions", "region"]),
+    FROM_THE_JSON,
+)
 def test_a_result_with_one_unreadable_part_keeps_the_others(part: str, value: object) -> None:
     job = stored_job(3)
     job["result"][part] = value
