@@ -69,5 +69,5 @@ def _as_text(value: object) -> str:
     if isinstance(value, Enum):
         return str(value.value)
     if isinstance(value, tuple):
-        return ",".join(map(str, value))
+        return ",".join("*".join(map(str, one)) if type(one) is tuple else str(one) for one in value)  # sizes: 1024*768
     return str(value)
