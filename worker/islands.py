@@ -20,8 +20,8 @@ _CELL: Final = MODEL_MULTIPLE
 _MOST: Final = 48
 """More are joined with their neighbours first: a canvas has no room for nearly so many areas that are worth it."""
 
-Shown = npt.NDArray[np.bool_]
-"""height x width: what of the canvas will be seen of the generated picture."""
+Mask = npt.NDArray[np.bool_]
+"""height x width: what of the canvas, or of its tokens, the model fills."""
 Numbers = npt.NDArray[np.int64]
 
 
@@ -69,20 +69,20 @@ class Islands:
         )
 
 
-def find_islands(shown: Shown) -> Islands:
-    """Return the islands of what is shown, which must not be nothing; both sides are multiples of 16."""
-    height, width = shown.shape
-    cells: Shown = np.asarray(shown.reshape(height // _CELL, _CELL, width // _CELL, _CELL).any(axis=(1, 3)))
+def find_islands(mask: Mask) -> Islands:
+    """Return the islands of a mask that is not empty; both sides are multiples of 16."""
+    height, width = mask.shape
+    cells: Mask = np.asarray(mask.reshape(height // _CELL, _CELL, width // _CELL, _CELL).any(axis=(1, 3)))
     reach = NEAR_PIXELS // (2 * _CELL)
     labels, count = _labelled(_spread(cells, reach))
     while count > _MOST:
         reach *= 2
         labels, count = _labelled(_spread(cells, reach))
-    found = [_extent(shown, cells & (labels == label)) for label in range(1, count + 1)]
+    found = [_extent(mask, cells & (labels == label)) for label in range(1, count + 1)]
     return Islands(*np.array(found, dtype=np.int64).T)
 
 
-def _spread(cells: Shown, reach: int) -> Shown:
+def _spread(cells: Mask, reach: int) -> Mask:
     """Return the cells that are at most `reach` away from one of them, diagonally too."""
     for axis in (0, 1):
         padded = np.pad(cells, [(reach, reach) if axis == one else (0, 0) for one in (0, 1)])
@@ -91,7 +91,7 @@ def _spread(cells: Shown, reach: int) -> Shown:
     return cells
 
 
-def _labelled(cells: Shown) -> tuple[Numbers, int]:
+def _labelled(cells: Mask) -> tuple[Numbers, int]:
     """Return a number from 1 on for each cell, the same for all that hang together at sides or corners; and how many.
 
     By runs: what is without a gap in its row is one, and is united with the runs that it touches in the row above.
@@ -127,12 +127,12 @@ def _unite(roots: list[int], one: int, other: int) -> None:
     roots[max(_root(roots, one), _root(roots, other))] = min(_root(roots, one), _root(roots, other))
 
 
-def _extent(shown: Shown, cells: Shown) -> tuple[int, int, int, int, int]:
-    """Return left, top, right, bottom and number of the pixels that are shown in these cells."""
+def _extent(mask: Mask, cells: Mask) -> tuple[int, int, int, int, int]:
+    """Return left, top, right, bottom and number of the pixels of the mask in these cells."""
     rows, columns = np.flatnonzero(cells.any(axis=1)), np.flatnonzero(cells.any(axis=0))
     part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     top, left = int(rows[0]) * _CELL, int(columns[0]) * _CELL
     inside = cells[part].repeat(_CELL, axis=0).repeat(_CELL, axis=1)
-    pixels = shown[top : top + inside.shape[0], left : left + inside.shape[1]] & inside
+    pixels = mask[top : top + inside.shape[0], left : left + inside.shape[1]] & inside
     y, x = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
     return left + int(x[0]), top + int(y[0]), left + int(x[-1]) + 1, top + int(y[-1]) + 1, int(pixels.sum())

@@ -49,15 +49,9 @@ class Areas:
 
 def areas_of(canvas: Canvas, mode: RegionMode) -> Areas:
     """Return the areas of `canvas` that are generated under this mode."""
-    boxes = plan_regions(_shown(canvas)) if mode == "auto" else ()
+    # Grey that the model does not fill asks for no area of its own: there the picture stays the original.
+    boxes = plan_regions(np.asarray(canvas.mask) > 0) if mode == "auto" else ()
     return Areas(canvas, boxes, tuple(_part(canvas, box) for box in boxes) or (canvas,))
-
-
-def _shown(canvas: Canvas) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
-    # Also the faintest grey, which the model does not fill, but of which the paste-back shows what it made there.
-    shown = np.asarray(canvas.mask) > 0
-    shown[: canvas.output_height, : canvas.output_width] |= np.asarray(canvas.blend) > 0
-    return shown
 
 
 def _part(canvas: Canvas, box: Box) -> Canvas:

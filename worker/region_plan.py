@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.canvas import MODEL_MULTIPLE
-from worker.islands import Islands, Numbers, Shown, find_islands
+from worker.islands import Islands, Mask, Numbers, find_islands
 
 BUCKET: Final = 64
 """Sides are multiples of this, or the canvas's own: a compiled model sees few shapes."""
@@ -61,16 +61,16 @@ class Box:
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
 
-def plan_regions(shown: Shown) -> tuple[Box, ...]:
+def plan_regions(mask: Mask) -> tuple[Box, ...]:
     """Return the areas to generate, from top to bottom; none where the whole canvas is to be generated.
 
-    The sides of `shown` are multiples of 16. Every pixel that is shown lies in exactly one box. Boxes may share what
-    is only context.
+    The sides of `mask` are multiples of 16. Each of its pixels lies in exactly one box. Boxes may share what is only
+    context.
     """
-    height, width = shown.shape
-    if not shown.any() or _is_outpainted(shown):
+    height, width = mask.shape
+    if not mask.any() or _is_outpainted(mask):
         return ()
-    islands = find_islands(shown)
+    islands = find_islands(mask)
     together = islands.together()
     apart = _grouped(islands, width, height)
     if _cost(*_sides(together, width, height)).sum() <= _cost(*_sides(apart, width, height)).sum():
@@ -78,7 +78,7 @@ def plan_regions(shown: Shown) -> tuple[Box, ...]:
     if cost_of(width, height) < LEAST_SAVING * float(_cost(*_sides(apart, width, height)).sum()):
         return ()
     boxes = _boxes(apart, width, height)
-    if any(shown[box.window].mean() > MOST_FILLED for box in boxes):
+    if any(mask[box.window].mean() > MOST_FILLED for box in boxes):
         return ()
     return boxes
 
@@ -94,8 +94,8 @@ def _cost(width: Numbers, height: Numbers) -> npt.NDArray[np.float64]:
     return cost
 
 
-def _is_outpainted(shown: Shown) -> bool:
-    borders = (shown[0], shown[-1], shown[:, 0], shown[:, -1])
+def _is_outpainted(mask: Mask) -> bool:
+    borders = (mask[0], mask[-1], mask[:, 0], mask[:, -1])
     return any(border.mean() >= OUTPAINTED_BORDER for border in borders)
 
 
@@ -113,11 +113,11 @@ def _grouped(islands: Islands, width: int, height: int) -> Islands:
     return islands
 
 
-def _one_holds_of_the_other(islands: Islands, width: int, height: int) -> Shown:
+def _one_holds_of_the_other(islands: Islands, width: int, height: int) -> Mask:
     # Else the model would see in one area, as something to go on with, what another area is about to take away.
     wide, high = _sides(islands, width, height)
     left, top = _corners(islands, wide, high, width, height)
-    holds: Shown = (
+    holds: Mask = (
         (left[:, None] < islands.right)
         & ((left + wide)[:, None] > islands.left)
         & (top[:, None] < islands.bottom)

@@ -30,6 +30,22 @@ def test_a_completed_job_has_links_flags_and_timings(api: Api, account: Account)
     assert [fetch(link).content for link in data["outputs"]] == stored
 
 
+def test_a_job_that_was_filled_in_areas_names_them(api: Api, account: Account) -> None:
+    job = account.submit(region="auto")["id"]
+    assert account.result(job)["input"]["region"] == "auto"
+    api.complete(job, region="auto", regions=((0, 0, 384, 384), (640, 640, 384, 448)))
+    data = account.result(job)
+    assert (data["region"], data["regions"]) == ("auto", [[0, 0, 384, 384], [640, 640, 384, 448]])
+    assert data["mask_coverage"] == 0.5
+
+
+def test_a_job_that_says_nothing_of_areas_has_no_word_of_them_on_the_wire(api: Api, account: Account) -> None:
+    job = account.submit()["id"]
+    api.complete(job)
+    data = account.result(job)
+    assert not {"region", "regions"} & {*data, *data["input"]}
+
+
 def test_flags_are_never_invented_where_the_checker_did_not_look(api: Api, account: Account) -> None:
     job = account.submit()["id"]
     api.complete(job, nsfw=(None,))

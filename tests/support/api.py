@@ -141,8 +141,11 @@ class Api:
         assert claim is not None
         return claim
 
-    def complete(self, job: str, nsfw: Sequence[bool | None] = (False,)) -> list[bytes]:
-        """Lead the job to its end with one stored output for each of `nsfw`; return what was stored."""
+    def complete(self, job: str, nsfw: Sequence[bool | None] = (False,), **measured: Any) -> list[bytes]:
+        """Lead the job to its end with one stored output for each of `nsfw`; return what was stored.
+
+        `measured`: more fields of its result.
+        """
         claim = self.claim(job)
         stored = [PNG + str(number).encode() for number in range(len(nsfw))]
         outputs = []
@@ -168,6 +171,7 @@ class Api:
             worker="test",
             mask_coverage=0.5,
             inputs={"image": "0" * 64},
+            **measured,
         )
         with self.engine.begin() as connection:
             lifecycle.complete(connection, claim.job, claim.attempt, result.model_dump(mode="json"))
