@@ -34,11 +34,15 @@ def cut_secrets(text: str) -> str:
     return _TOKEN.sub(r"\1\2…", _SIGNATURE.sub(r"\1…", _URL_SECRET.sub(r"\1:…", text)))
 
 
-def configure_logging(settings: Settings, service: str) -> None:
-    """Send all logs of this process, the libraries' and their warnings too, to stderr in the chosen format."""
+def configure_logging(settings: Settings, service: str, **always: str) -> None:
+    """Send all logs of this process, the libraries' and their warnings too, to stderr in the chosen format.
+
+    Each line carries the service, and what `always` says beside it.
+    """
 
     def name_service(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        event["service"] = service  # not by a context variable: those of this thread are unknown to all others
+        # Not by a context variable: those of this thread are unknown to all others.
+        event.update(service=service, **always)
         return event
 
     shared: list[Any] = [

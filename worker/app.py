@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 from celery import Celery, bootsteps
 from celery.exceptions import WorkerShutdown
@@ -16,18 +16,16 @@ from celery.signals import setup_logging, worker_shutting_down
 from celery.worker import state
 
 from common.broker import FILL_TASK, QUEUE_NAMES, make_app
-from common.errors import FillfleetError, JobFailed
+from common.errors import FillfleetError, JobFailed, Rejected
 from common.ids import parse_id
 from common.settings import Settings
 from common.telemetry import configure_logging, get_logger
+from worker.exit_code import ExitCode
 from worker.health import serve_health
 from worker.runtime import Runtime
 from worker.task_events import SendEventsAtOnce
 
 log = get_logger(__name__)
-
-_EXIT_OK: Final = 0
-_EXIT_FAILED: Final = 1
 
 
 def make_worker_app(settings: Settings, runtime: Runtime) -> Celery:
@@ -55,9 +53,10 @@ def make_worker_app(settings: Settings, runtime: Runtime) -> Celery:
                 runtime.start()
             except FillfleetError as error:  # in words already: no traceback of Celery's around them
                 log.critical("worker.cannot_start", code=error.code, error=error.message)
-                raise WorkerShutdown(_EXIT_FAILED) from None
+                lasting = isinstance(error, Rejected)
+                raise WorkerShutdown(ExitCode.CANNOT_START if lasting else ExitCode.FAILED) from None
             if runtime.draining.is_set():
-                raise WorkerShutdown(_EXIT_OK)
+                raise WorkerShutdown(ExitCode.DRAINED)
 
     app.steps["worker"].add(LoadModel)
     app.steps["consumer"].add(SendEventsAtOnce)
@@ -83,7 +82,8 @@ def _drain_on_every_signal(*, hangup: bool) -> None:
 
 def run_worker(settings: Settings) -> int:
     """Run a worker until SIGTERM or SIGINT; returns the process's exit code."""
-    configure_logging(settings, "worker")
+    gpu = os.environ.get("FILLFLEET_GPU")  # set by the supervisor: see worker/fleet_member.py
+    configure_logging(settings, "worker", **({"gpu": gpu} if gpu else {}))
     runtime = Runtime(settings, on_exit=_stop_taking_messages)
     app = make_worker_app(settings, runtime)
     health = serve_health(runtime, settings.worker_health_port) if settings.worker_health_port else None

@@ -8,14 +8,34 @@ import sys
 import click
 
 from common.settings import get_settings
+from worker.gpu_wish import GpuWish, GpuWishType
+from worker.lifeline import drain_when_cut
 
 
 @click.command()
-def worker() -> None:
-    """Take jobs and fill them, on one GPU (or CPU), until SIGTERM; all else is set by the environment."""
+@click.option(
+    "--gpus",
+    type=GpuWishType(),
+    metavar="all|N|LIST",
+    help="Run one worker process on each GPU of this host (all), on so many (2), or on these (0,2,3; numbers or UUIDs "
+    "as `nvidia-smi -L` shows them, MIG devices as 0:1), and start again what ends by itself. CUDA_VISIBLE_DEVICES "
+    "narrows the choice.",
+)
+def worker(gpus: GpuWish | None) -> None:
+    """Take jobs and fill them, on one GPU (or CPU), until SIGTERM; all else is set by the environment.
+
+    Exit codes: 0 told to stop, and drained; 1 an error that may pass; 2 wrong settings or usage; 70 the GPU is wedged
+    or broken, start again; 78 cannot start before somebody has done what the log says.
+    """
     # Before torch is loaded: OpenMP's threads otherwise spin while they wait for one another, and on a CPU that is
     # shared with anything else a fill then takes 20 times as long (two workers on two cores: 38 to 55 s, not 2 s).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    drain_when_cut()
+    settings = get_settings()
+    if gpus is not None:
+        from worker.fleet import run_fleet
+
+        sys.exit(run_fleet(settings, gpus))
     from worker.app import run_worker  # Celery and the model's libraries: not for `worker --help`
 
-    sys.exit(run_worker(get_settings()))
+    sys.exit(run_worker(settings))

@@ -28,6 +28,7 @@ from common.telemetry import get_logger
 from common.workers import WorkerBeat, WorkerState
 from worker.batch_pins import BatchPins
 from worker.device import Device
+from worker.exit_code import ExitCode
 from worker.fill import Workshop, fill_job
 from worker.inputs import InputReader
 from worker.lease import Heartbeat, Lease
@@ -39,8 +40,6 @@ from worker.work import FillModel
 
 log = get_logger(__name__)
 
-EXIT_WEDGED: Final = 70
-"""The device did not come back; the supervisor must start a new process."""
 _LOOK_SECONDS: Final = 0.2
 _LAST_WORDS_SECONDS: Final = 5.0
 _GIVE_BACK_SECONDS: Final = 20.0
@@ -179,7 +178,7 @@ class Runtime:
         # Before the supervisor's SIGKILL, which would count against the job on the device.
         log.warning("worker.drain_over", drain_seconds=self.settings.drain_seconds)
         self.heartbeat.drain_all()
-        self._later(_GIVE_BACK_SECONDS, lambda: os._exit(EXIT_WEDGED))
+        self._later(_GIVE_BACK_SECONDS, lambda: os._exit(ExitCode.WEDGED))
 
     def _broken(self) -> None:
         self._exit_soon("the GPU is in an error that no later call survives")
@@ -193,9 +192,9 @@ class Runtime:
             return
         self._exiting.set()
         log.critical("worker.exiting", why=why)
-        self._later(_LAST_WORDS_SECONDS, lambda: os._exit(EXIT_WEDGED))  # first: nothing may come in between
+        self._later(_LAST_WORDS_SECONDS, lambda: os._exit(ExitCode.WEDGED))  # first: nothing may come in between
         self.drain()
-        self._on_exit(EXIT_WEDGED)
+        self._on_exit(ExitCode.WEDGED)
 
     def _later(self, seconds: float, what: Callable[[], None]) -> None:
         timer = threading.Timer(seconds, what)

@@ -81,12 +81,13 @@ class Fleet:
         """
         return "worker.ready" in worker.output()
 
-    def expire(self, worker: Process) -> None:
-        """Let so much time pass that the leases have ended of a worker that does not renew them any more."""
+    def expire(self, worker: Process | int) -> None:
+        """Let so much time pass that the leases of a worker have ended that does not renew them any more."""
+        pid = worker if isinstance(worker, int) else worker.pid
         with self.engine.begin() as connection:
             connection.execute(
                 update(jobs)
-                .where(jobs.c.worker_id.contains(f"-{worker.pid}-", autoescape=True), jobs.c.status == "processing")
+                .where(jobs.c.worker_id.contains(f"-{pid}-", autoescape=True), jobs.c.status == "processing")
                 .values(lease_until=func.now() - timedelta(seconds=1))
             )
 

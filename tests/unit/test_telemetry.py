@@ -23,7 +23,7 @@ from uuid import UUID
 from common.settings import Environment, Settings
 from common.telemetry import bind_job, configure_logging, get_logger
 log = get_logger("worker.task")
-configure_logging(Settings(fillfleet_env=Environment.TEST), "worker")
+configure_logging(Settings(fillfleet_env=Environment.TEST), "worker", gpu="0:1")
 log.info("before")
 with bind_job(UUID("{JOB}"), 3):
     log.info("inside", images=2)
@@ -74,7 +74,7 @@ def test_every_line_is_one_json_object_with_time_level_logger_and_service(
     assert len(lines) == len(events)
     for event in events.values():
         assert {"timestamp", "level", "logger", "service"} <= event.keys()
-        assert event["service"] == "worker", "also in threads that were started later"
+        assert (event["service"], event["gpu"]) == ("worker", "0:1"), "also in threads that were started later"
 
 
 def test_a_jobs_lines_carry_job_and_attempt_also_those_of_libraries(events: Mapping[str, Mapping[str, Any]]) -> None:
