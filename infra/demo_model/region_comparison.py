@@ -19,7 +19,7 @@ from infra.demo_model.shapes import Pixels
 from worker.region import areas_of
 
 HOLE: Final = (0.06, 0.15)
-"""A mask's half-side as shares of the picture's side: it fills from 1 to 9 % of the picture."""
+"""A mask's half-side, as shares of the picture's: it fills from 1 % of the picture to 9 %, or 16 % where it is long."""
 WORSE_BY: Final = 3.0
 """dB by which one fill of a scene must be behind another to be called worse: half the error again and more."""
 
