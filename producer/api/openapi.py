@@ -57,6 +57,10 @@ _EXAMPLES: Final = {
         "summary": "No mask: another aspect ratio than the image's outpaints the bars",
         "value": {"image": "https://example.com/knight.jpg", "size": "1536*1024"},
     },
+    "region": {
+        "summary": "A field of our own: only crops around a small mask are generated",
+        "value": {**_KNIGHT, "size": "match", "region": "auto"},
+    },
     "lora": {
         "summary": "With a LoRA and a fixed seed",
         "value": {
