@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from common.settings import Settings
 
@@ -26,13 +27,13 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found, in words; `todo` says what to do about it, `facts` are the same for programs."""
+    """What was found, in words; `todo` says what to do about it, `facts` are the same for programs: JSON's values."""
 
     check: str
     verdict: Verdict
     found: str
     todo: str = ""
-    facts: Mapping[str, str | bool | Sequence[str] | None] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 Check = Callable[[Settings], Sequence[Finding]]

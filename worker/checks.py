@@ -53,6 +53,36 @@ def check_device(settings: Settings) -> Sequence[Finding]:
     return [Finding(name, Verdict.OK, found, facts=facts | {"device": str(device)})]
 
 
+def check_profile(settings: Settings) -> Sequence[Finding]:
+    """Ask whether what FILL_PROFILE and the settings around it say goes together, and with this host's device."""
+    from worker.profile import profile_of
+    from worker.torch_device import choose_device, host_of
+
+    name = "profile"
+    try:
+        device = choose_device(settings.fill_device)
+    except Rejected:
+        return []  # check_device says so
+    try:
+        profile = profile_of(settings, host_of(device))
+    except Rejected as error:
+        return [
+            Finding(
+                name, Verdict.MISSING, f"no worker starts under FILL_PROFILE={settings.fill_profile}", error.message
+            )
+        ]
+    facts = {**profile.in_effect, "offload": profile.offload.value}
+    said = [f"{key} {value}" for key, value in facts.items() if (key, value) != ("offload", "none")]
+    return [Finding(name, Verdict.OK, ", ".join(said), facts=facts)]
+
+
+def check_machine(settings: Settings) -> Sequence[Finding]:
+    """Look at GPUs and their memory, cores, the host's memory and disk."""
+    from worker.machine_check import check_machine as check
+
+    return check(settings)
+
+
 def check_safety(settings: Settings) -> Sequence[Finding]:
     """Load the classifier that looks at images, as a worker does at its start; it is not downloaded for that."""
     from worker.safety import make_checker
@@ -75,6 +105,5 @@ def check_safety(settings: Settings) -> Sequence[Finding]:
     return [Finding(name, Verdict.OK, found)]
 
 
-CHECKS: Final[Sequence[Check]] = (
-    (check_model, check_device, check_safety) if find_spec("torch") is not None else (say_not_installed,)
-)
+_CHECKS: Final = (check_model, check_device, check_profile, check_machine, check_safety)
+CHECKS: Final[Sequence[Check]] = _CHECKS if find_spec("torch") is not None else (say_not_installed,)

@@ -20,7 +20,7 @@ from worker.model_licence import CARD, HUB_PAGES, CommercialUse, ModelLicence, l
 
 _MODEL: Final = "model"
 _INDEX: Final = "model_index.json"
-_HUB_SECONDS: Final = 5.0
+HUB_SECONDS: Final = 5.0
 _HASHED_BYTES: Final = 1024**3
 """A folder of more is not hashed for its revision: 31 GB take minutes to read."""
 
@@ -47,7 +47,7 @@ def _quick_revision(folder: Path) -> str | None:
 
 
 def _check_hub_model(settings: Settings) -> list[Finding]:
-    name, kept = settings.fill_model, _kept_snapshot(settings)
+    name, kept = settings.fill_model, kept_snapshot(settings)
     token = f"HF_TOKEN is {'set' if settings.hf_token else 'not set'}"
     facts: dict[str, Any] = {"name": name, "hf_token": settings.hf_token is not None, "on_this_host": kept is not None}
     try:
@@ -72,9 +72,9 @@ def _ask_hub(settings: Settings, kept: Path | None) -> ModelInfo:
     """Return what the hub says of the model. Raises Rejected also where it would not hand out the files."""
     name, revision, token = settings.fill_model, settings.fill_revision, hub_token(settings)
     with hub_in_words(settings):
-        info = HfApi().model_info(name, revision=revision, timeout=_HUB_SECONDS, token=token)
+        info = HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS, token=token)
         if not _is_kept(info, kept):
-            get_hf_file_metadata(hf_hub_url(name, _INDEX, revision=revision), token=token, timeout=_HUB_SECONDS)
+            get_hf_file_metadata(hf_hub_url(name, _INDEX, revision=revision), token=token, timeout=HUB_SECONDS)
     return info
 
 
@@ -82,7 +82,7 @@ def _is_kept(info: ModelInfo, kept: Path | None) -> bool:
     return kept is not None and kept.name == info.sha
 
 
-def _kept_snapshot(settings: Settings) -> Path | None:
+def kept_snapshot(settings: Settings) -> Path | None:
     """Return the folder in the hub's cache where the whole model is there already."""
     index = try_to_load_from_cache(settings.fill_model, _INDEX, revision=settings.fill_revision)
     if not isinstance(index, str):

@@ -22,6 +22,7 @@ from infra.demo_model.files import FOLDER
 from infra.embedded.ready_file import READY_FILE, Ready, write_ready
 from infra.embedded.servers import EmbeddedServers
 from tests.support.databases import fresh_database
+from tests.support.gpu_host import LARGE, SMALL, with_gpus
 from tests.support.model_hub import COMMIT, FILL_CARD, ModelHub, running_hub, with_card
 from tests.support.tiny_classifier import build_classifier
 
@@ -29,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 NAME = "someone/some-fill"
 TOKEN = "hf_madeUpForThisTestAlone1234567890"
 BASE = ["settings", "postgres", "redis", "s3"]
-WORKER = ["model", "licence", "device", "safety"]
+WORKER = ["model", "licence", "device", "profile", "gpus", "host", "disk", "safety"]
 NO_TORCH = "import sys; sys.modules['torch'] = None; "
 """Makes torch look as if it were not installed. What is asked of servers is answered much sooner then, too."""
 SECRETS = ("DATABASE_URL", "REDIS_URL", "S3_SECRET_KEY", "API_KEY_SECRET", "WEBHOOK_SECRET", "HF_TOKEN")
@@ -112,7 +113,9 @@ def test_where_all_is_well_every_check_says_ok_and_the_exit_code_is_0(doctor: Do
     done = doctor()
     assert (done.code, done.missing) == (0, [])
     assert list(done.checks) == [*BASE, *WORKER]
-    assert {check["verdict"] for check in done.checks.values()} == {"ok"}
+    assert {check["verdict"] for name, check in done.checks.items() if name != "gpus"} == {"ok"}
+    assert done.checks["gpus"]["verdict"] in {"ok", "note"}, "a worker on the CPU misses none"
+    assert done.checks["profile"]["profile"] == "exact"
     assert json.loads(done.out)["ok"] is True
     assert done.checks["licence"]["licence"] == "apache-2.0"
     assert done.checks["model"]["revision"].startswith("sha256:")
@@ -301,6 +304,32 @@ def test_a_device_that_is_not_here_is_missing(doctor: Doctor) -> None:
     done = doctor(FILL_DEVICE="cuda")
     assert (done.code, done.missing) == (1, ["device"])
     assert "torch sees no GPU here" in done.checks["device"]["todo"]
+
+
+def test_settings_of_a_profile_that_do_not_go_together_are_missing(doctor: Doctor) -> None:
+    done = doctor(FILL_PROFILE="exact", FILL_STEP_CACHE="true")
+    assert (done.code, done.missing) == (1, ["profile"])
+    assert "set FILL_PROFILE=fast" in done.checks["profile"]["todo"]
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="needs a torch that is built without CUDA")
+def test_what_the_gpus_can_do_and_what_they_lack_is_said_before_anything_is_downloaded(
+    doctor: Doctor, hub: ModelHub, fill_folder: Path, tmp_path: Path
+) -> None:
+    gpus = with_gpus(tmp_path / "bin", [LARGE, SMALL])
+    done = doctor(**of_hub(hub, tmp_path, HF_TOKEN=TOKEN, CUDA_VISIBLE_DEVICES="1"), **gpus)
+    assert (done.code, done.missing) == (1, ["gpus"])
+    (seen,) = done.checks["gpus"]["gpus"]
+    assert (seen["id"], seen["name"], seen["driver"]) == ("1", "NVIDIA GeForce RTX 4090", "570.133.20")
+    assert (seen["memory_bytes"], seen["compute_capability"]) == (24564 * 1024**2, "8.9")
+    assert "is built without CUDA" in done.checks["gpus"]["found"]
+    weights = sum(path.stat().st_size for path in fill_folder.glob("*/*.safetensors"))
+    assert done.checks["disk"]["download_bytes"] == weights
+    assert sum(done.checks["vram"]["model_bytes"].values()) == weights
+    assert done.checks["vram"]["found"].startswith("24.0 GiB: exact fits (")
+    assert {plan["fits"] for plan in done.checks["vram"]["fits"][0]["plans"]} == {True}
+    assert done.checks["host"]["gpus"] == 1
+    assert [asked for asked in hub.asked if asked.startswith("GET") and "/resolve/" in asked] == []
 
 
 # --- safety
