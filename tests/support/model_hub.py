@@ -43,7 +43,7 @@ COMMIT: Final = "0123456789abcdef0123456789abcdef01234567"
 class ModelHub(ThreadingHTTPServer):
     """A server of one commit of each model. Of a gated one anybody may read the metadata, and only `token` the files.
 
-    `refused` are files that it answers with HTTP 503.
+    `refused` are files that it answers with HTTP 503; those of `held` it does not give away before their event is set.
     """
 
     daemon_threads = True
@@ -55,6 +55,7 @@ class ModelHub(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.asked: list[str] = []
         self.refused: set[str] = set()
+        self.held: dict[str, threading.Event] = {}
 
     def environment(self, home: Path) -> dict[str, str]:
         """Return what makes a process ask this hub and keep what it gets in `home`."""
@@ -69,7 +70,7 @@ class ModelHub(ThreadingHTTPServer):
             "sha": COMMIT,
             "gated": "auto" if self.token else False,
             "cardData": (metadata_load(card) or {}) if card.is_file() else {},
-            "siblings": [{"rfilename": path} for path in _files(folder)],
+            "siblings": [{"rfilename": path, "size": size} for path, size in _files(folder).items()],
         }
 
 
@@ -103,6 +104,8 @@ class _Answer(BaseHTTPRequestHandler):
         if path not in _files(folder):
             return self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
         data = (folder / path).read_bytes()
+        if path in self.server.held and self.command == "GET":
+            self.server.held[path].wait(60)
         etag = hashlib.sha256(data).hexdigest()
         return self._send(200, data, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
 
