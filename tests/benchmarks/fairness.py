@@ -97,7 +97,6 @@ def _settings(servers: EmbeddedServers, url: str) -> Settings:
         "database_url": SecretStr(url),
         "worker_slots": SLOTS,
         "allow_safety_checker_off": True,
-        "log_level": "WARNING",
     }
     return Settings.model_validate(values)
 
