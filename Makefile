@@ -51,7 +51,7 @@ model: $(READY) ## train the bundled demo model and its LoRAs anew (hours on a C
 lock: $(READY) ## write requirements.lock anew; ARGS=--upgrade takes newer versions
 	@$(RUN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 		{ echo "make lock needs a .venv of Python 3.11, the oldest that is supported: rm -r .venv && make lock PYTHON=python3.11"; exit 1; }
-	CUSTOM_COMPILE_COMMAND="make lock" $(RUN)/pip-compile --quiet --extra worker --extra embedded --extra dev \
+	CUSTOM_COMPILE_COMMAND="make lock" $(RUN)/pip-compile --quiet --extra worker --extra fast --extra embedded --extra dev \
 		--upgrade-package torch==$(TORCH) --unsafe-package pip --strip-extras --annotation-style line \
 		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options \
 		$(ARGS) --output-file requirements.lock pyproject.toml

@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.embedded.servers import EmbeddedServers
-from tests.benchmarks import control, encoders, fairness, mask, seam, submit
+from tests.benchmarks import cache, control, encoders, fairness, mask, seam, submit
 from tests.benchmarks.picture import draw_rows
 
 ROWS: dict[str, Callable[[EmbeddedServers], dict[str, Any]]] = {
     "mask": mask.measure,
     "encoders": encoders.measure,
+    "cache": cache.measure,
     "control": control.measure,
     "submit": submit.measure,
     "fair": fairness.measure,

@@ -27,8 +27,8 @@ _MAX_VARIANTS: Final = 64
 """Of one block's code: sizes, and LoRA slots in use or not. torch's own bound, 8, would fail jobs from the ninth on."""
 
 
-def compile_blocks(transformer: Any, wish: Compilation, *, backend: str = "inductor") -> None:
-    """Have each block compiled at its first use. Raises Rejected (profile_folder)."""
+def compile_blocks(transformer: Any, wish: Compilation, *, backend: str | Callable[..., Any] = "inductor") -> None:
+    """Have each block compiled at its first use, by torch's backend. Raises Rejected (profile_folder)."""
     import torch._dynamo.config
 
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(_own_folder(wish.cache))  # read when the first block is compiled

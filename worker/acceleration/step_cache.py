@@ -6,7 +6,6 @@ decided for one image alone, so a job's images are the same whoever else is ther
 
 from __future__ import annotations
 
-import os
 from typing import Any, Final
 
 from worker.profile import StepCache
@@ -17,7 +16,6 @@ _FIRST_BLOCKS: Final = 8 / 57
 
 def cache_steps(pipe: Any, wish: StepCache) -> None:
     """Let this pipeline skip what the threshold allows; once, and before it has hooks of accelerate."""
-    os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "error")  # read at import; else it writes to stdout, among our lines
     from cache_dit import DBCacheConfig, enable_cache
 
     # cache-dit wraps __call__ of the pipeline's class and notes there that it did: with a class of its own, this
