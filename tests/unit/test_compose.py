@@ -181,16 +181,20 @@ def test_the_operators_word_on_safety_reaches_whoever_acts_on_it() -> None:
         assert found[service]["environment"]["PROMPT_DENY_FILE"] == wished["PROMPT_DENY_FILE"], service
 
 
-def test_the_worker_owns_one_gpu(gpu: dict[str, Any]) -> None:
+def test_every_gpu_of_the_host_has_a_worker_unless_the_operator_names_some(gpu: dict[str, Any]) -> None:
+    assert gpu["worker"]["command"] == ["worker", "--gpus", "all"]
+    some = json.loads(compose(GPU_FILES, SECRETS | {"WORKER_GPUS": "0,2"}).stdout)["services"]
+    assert some["worker"]["command"] == ["worker", "--gpus", "0,2"]
     (device,) = gpu["worker"]["deploy"]["resources"]["reservations"]["devices"]
     assert device["driver"] == "nvidia"
     assert device["capabilities"] == ["gpu"]
-    assert device["device_ids"] == ["0"]
+    assert device["count"] == -1, "all of them"
     assert all("deploy" not in gpu[name] for name in gpu if name != "worker")
 
 
 def test_the_cpu_override_drops_the_gpu_and_keeps_the_rest(gpu: dict[str, Any], cpu: dict[str, Any]) -> None:
     assert "deploy" not in cpu["worker"]
+    assert cpu["worker"]["command"] == ["worker"]
     assert cpu["worker"]["environment"]["FILL_MODEL"] == "bundled"
     assert set(cpu) == set(gpu)
     assert {name: cpu[name] for name in cpu if name != "worker"} == {
