@@ -40,7 +40,7 @@ class GpuWishType(click.ParamType[GpuWish]):
             return GpuWish(text, count=int(text))
         ids = tuple(part.strip() for part in text.removesuffix(",").split(","))
         if not all(_ID.fullmatch(one) for one in ids) or text == "0":
-            self.fail("must be `all`, how many (from 1 on), or which ones: 0,2,3, or 0, for the first alone", param, ctx)
+            self.fail("must be `all`, how many (from 1 on), or which: 0,2,3, or 0, for the first alone", param, ctx)
         twice = next((one for one in ids if ids.count(one) > 1), None)
         if twice is not None:
             self.fail(f"{twice} is named twice, and one worker runs on each GPU", param, ctx)
