@@ -14,13 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.embedded.servers import EmbeddedServers
-from tests.benchmarks import cache, control, encoders, fairness, mask, seam, submit
+from tests.benchmarks import cache, control, encoders, fairness, lora, mask, seam, submit
 from tests.benchmarks.picture import draw_rows
 
 ROWS: dict[str, Callable[[EmbeddedServers], dict[str, Any]]] = {
     "mask": mask.measure,
     "encoders": encoders.measure,
     "cache": cache.measure,
+    "lora": lora.measure,
     "control": control.measure,
     "submit": submit.measure,
     "fair": fairness.measure,
