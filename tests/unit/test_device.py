@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import time
 import weakref
@@ -162,6 +163,17 @@ def test_a_job_that_is_cancelled_in_its_second_area_leaves_the_device(bench: Ben
     with pytest.raises(Cancelled):
         areas.result(SECONDS)
     assert not held.on_device
+
+
+def test_threads_that_compute_in_python_give_way_to_the_device_within_a_millisecond() -> None:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.005)  # Python's own
+    bench = Bench()
+    try:
+        assert sys.getswitchinterval() <= 0.001
+    finally:
+        bench.device.stop(SECONDS)
+        sys.setswitchinterval(before)
 
 
 def test_a_job_whose_adapters_are_in_place_goes_before_one_whose_are_not(bench: Bench) -> None:
