@@ -55,6 +55,15 @@ def live_slots(connection: Connection, *, seen_within_seconds: float) -> int:
     return int(connection.execute(total).scalar_one())
 
 
+def live_versions(connection: Connection, *, seen_within_seconds: float) -> list[Mapping[str, str]]:
+    """Return the model version of each worker that is ready and was seen lately."""
+    versions = select(workers.c.version).where(
+        workers.c.state == WorkerState.READY,
+        workers.c.last_seen_at > func.now() - timedelta(seconds=seen_within_seconds),
+    )
+    return list(connection.execute(versions).scalars())
+
+
 def live_workers(connection: Connection, *, seen_within_seconds: float) -> int:
     """Return how many workers are ready and were seen lately."""
     count = (

@@ -14,13 +14,18 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import snapshot_download
+from pydantic import SecretStr
 from sqlalchemy import Engine, text
 
+from common.checkup import Verdict
+from common.database import transaction
 from common.objects import Objects
 from common.settings import Settings
+from common.workers import WorkerBeat, WorkerState, beat
 from infra.demo_model.files import FOLDER
 from infra.embedded.ready_file import READY_FILE, Ready, write_ready
 from infra.embedded.servers import EmbeddedServers
+from producer.server_checks import check_fleet
 from tests.support.databases import fresh_database
 from tests.support.gpu_host import LARGE, SMALL, with_gpus
 from tests.support.model_hub import COMMIT, FILL_CARD, ModelHub, running_hub, with_card
@@ -364,3 +369,39 @@ def test_a_file_of_refused_prompts_is_read_where_there_is_one(doctor: Doctor, tm
 def of_hub(hub: ModelHub, home: Path, **more: str) -> dict[str, str]:
     """Return the settings for the hub's model, with what is kept of it in `home`/hub."""
     return {"FILL_MODEL": NAME, **hub.environment(home), **more}
+
+
+@pytest.mark.parametrize(
+    ("other", "verdict", "says"),
+    [
+        ({}, Verdict.OK, "all of one model version"),
+        ({"device": "NVIDIA L40S"}, Verdict.NOTE, "device (NVIDIA H200, NVIDIA L40S)"),
+        (
+            {"profile": "fast", "compile": "repeated blocks"},
+            Verdict.WARNING,
+            "compile (none, repeated blocks); profile",
+        ),
+        ({"torch": "2.14.0"}, Verdict.WARNING, "torch (2.13.0, 2.14.0)"),
+    ],
+)
+def test_workers_whose_results_differ_are_named_with_what_they_differ_in(
+    other: dict[str, str], verdict: Verdict, says: str, settings: Settings, database: Engine
+) -> None:
+    version = {"profile": "exact", "device": "NVIDIA H200", "torch": "2.13.0"}
+    assert list(check_fleet(settings)) == []  # where no worker is, there is nothing to say
+    with transaction(database) as connection:
+        for name, one in (("a", version), ("b", version | other)):
+            beat(connection, WorkerBeat(name, "host", 4, WorkerState.READY, one))
+        beat(connection, WorkerBeat("c", "host", 4, WorkerState.STOPPED, {"profile": "long gone"}))
+
+    (found,) = check_fleet(settings)
+
+    assert (found.verdict, found.check) == (verdict, "fleet")
+    assert says in found.found
+    assert bool(found.todo) == bool(other)
+
+
+def test_without_a_database_nothing_is_said_of_the_fleet(settings: Settings) -> None:
+    nowhere = settings.model_copy(update={"database_url": SecretStr("postgresql://app@127.0.0.1:1/none")})
+
+    assert list(check_fleet(nowhere)) == []
