@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,12 +21,14 @@ from common.settings import Environment, Settings
 from tests.support.gpu_host import LARGE, with_gpus, with_nvidia_smi
 from worker.exit_code import ExitCode, in_words
 from worker.fleet import Fleet, run_fleet
+from worker.fleet_health import serve_fleet_health
 from worker.fleet_member import Member
 from worker.gpu_wish import GpuWish
 from worker.gpus import Gpu
 
 DRAINS = "trap 'echo drained >> $LOG; exit 0' TERM; echo up >> $LOG; while true; do sleep 0.05; done"
 PATIENCE_SECONDS = 60.0
+ROOT = Path(__file__).parents[2]
 
 
 class Host:
@@ -30,18 +36,18 @@ class Host:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._members: list[Member] = []
+        self.members: list[Member] = []
         self._lifeline = os.pipe()
 
     def add(self, script: str, **environment: str) -> Path:
         """Have a worker that is this script; returns the file that it may write its life to, as $LOG."""
-        number = len(self._members)
+        number = len(self.members)
         log = self._folder / f"{number}.log"
         log.touch()
         gpu = Gpu(str(number), f"GPU-{number}", "a GPU")
         command = ("/bin/sh", "-c", script)
         member = Member(gpu, {"LOG": str(log), **environment}, lifeline=self._lifeline[0], command=command)
-        self._members.append(member)
+        self.members.append(member)
         return log
 
     def run(self, then: Callable[[], bool] = lambda: False, *, patience_seconds: float = PATIENCE_SECONDS) -> int:
@@ -57,7 +63,7 @@ class Host:
         thread = threading.Thread(target=watch)
         thread.start()
         try:
-            return Fleet(self._members, patience_seconds=patience_seconds).run()
+            return Fleet(self.members, patience_seconds=patience_seconds).run()
         finally:
             over.set()
             thread.join()
@@ -140,6 +146,28 @@ def test_how_a_worker_ended_is_said_in_words() -> None:
     assert in_words(-11) == "SIGSEGV"
     assert in_words(70) == "exit code 70: the device did not come back"
     assert in_words(3) == "exit code 3"
+
+
+def test_the_health_of_a_fleet_is_ill_while_no_worker_is_well_and_names_each(host: Host) -> None:
+    host.add(DRAINS)
+    server = serve_fleet_health(host.members, 0)
+    try:
+        for path, status in (("/healthz", 503), ("/readyz", 503), ("/", 404)):
+            connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            assert answer.status == status
+            assert status == 404 or json.loads(answer.read()) == {"gpus": {"0": "paused"}}
+            connection.close()
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_who_looks_after_the_workers_loads_none_of_their_libraries() -> None:
+    program = "import sys, worker.fleet; print(sorted({'torch', 'diffusers', 'celery', 'PIL'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n", done.stderr
 
 
 # --- what is refused before anything starts
