@@ -87,7 +87,9 @@ class Profile:
         """What changes results, in words for the model version. FILL_OFFLOAD is not in it: it changes none."""
         words = {"profile": self.name.value}
         if self.step_cache is not None:
-            words["step_cache"] = f"threshold {self.step_cache.threshold}, warm-up {self.step_cache.warmup_steps}"
+            words["step_cache"] = (
+                f"TaylorSeer, threshold {self.step_cache.threshold}, warm-up {self.step_cache.warmup_steps}"
+            )
         if self.compilation is not None:
             words["compile"] = "repeated blocks"
         if self.quantization is not Quantization.NONE:

@@ -375,7 +375,7 @@ def test_profiles_are_told_apart_by_the_version_and_name_the_libraries_that_they
 
     assert len({tuple(sorted(version.items())) for version in versions}) == 3
     assert versions[0].keys().isdisjoint({"step_cache", "quantization", "vae_tiling", "cache-dit", "torchao"})
-    assert versions[1]["step_cache"] == f"threshold {THRESHOLD}, warm-up 4"
+    assert versions[1]["step_cache"] == f"TaylorSeer, threshold {THRESHOLD}, warm-up 4"
     assert {"cache-dit", "step_cache"} <= versions[1].keys()
     assert versions[2]["quantization"] == "int8"
     assert {"torchao"} <= versions[2].keys()

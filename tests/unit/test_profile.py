@@ -261,10 +261,10 @@ def test_what_changes_images_is_in_the_model_version_each_by_its_name() -> None:
 
     assert one.in_effect == {
         "profile": "fast",
-        "step_cache": "threshold 0.08, warm-up 4",
+        "step_cache": "TaylorSeer, threshold 0.08, warm-up 4",
         "compile": "repeated blocks",
         "quantization": "int8",
     }
     other = made(host(), fill_profile="fast", fill_step_cache_threshold=0.2)
-    assert other.in_effect["step_cache"] == "threshold 0.2, warm-up 4"
+    assert other.in_effect["step_cache"] == "TaylorSeer, threshold 0.2, warm-up 4"
     assert other.in_effect["vae_tiling"] == "auto"
