@@ -1,14 +1,18 @@
 """`python -m infra.demo_model train` makes the demo model and its LoRAs anew, `measure` says how well it fills.
 
-`regions` says what becomes of that where only crops around the mask are generated.
+`regions` says what becomes of that where only crops around the mask are generated, `profiles` under FILL_PROFILE=fast.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import click
+
+# As in worker/cli.py, before any command imports torch: its threads must not spin against what else runs here.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @click.group()
@@ -65,6 +69,23 @@ def regions(scenes: int, sides: tuple[int, ...], steps: int, as_json: bool) -> N
     else:
         for line in as_lines(comparisons):
             click.echo(line)
+
+
+@main.command()
+@click.option("--scenes", type=click.IntRange(1), default=40, show_default=True, help="How many held-out scenes.")
+@click.option("--steps", type=click.IntRange(1, 50), multiple=True, default=(28, 20), show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def profiles(scenes: int, steps: tuple[int, ...], as_json: bool) -> None:
+    """Fill held-out scenes under profile exact and several ways of fast, and print how far apart they are."""
+    from infra.demo_model.profile_comparison import as_data, as_lines, compare
+
+    for count in steps:
+        ways = compare(count, range(scenes))
+        if as_json:
+            click.echo(json.dumps(as_data(ways)))
+        else:
+            for line in (*as_lines(ways), ""):
+                click.echo(line)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,6 @@
 """Benchmarks: each row a ratio, ours beside a peer, measured in one run on real servers."""
+
+import os
+
+# As in worker/cli.py, before torch is imported: on a machine that does anything else, spinning threads measure only it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
