@@ -41,6 +41,16 @@ class Comparison:
         """By how many dB auto continues each scene's background better than full."""
         return [one.psnr - other.psnr for one, other in zip(self.auto.continued, self.full.continued, strict=True)]
 
+    @property
+    def worse(self) -> int:
+        """In how many scenes auto is clearly worse."""
+        return sum(gain < -WORSE_BY for gain in self.gains)
+
+    @property
+    def better(self) -> int:
+        """In how many scenes auto is clearly better."""
+        return sum(gain > WORSE_BY for gain in self.gains)
+
 
 def compare(side: int, scenes: Sequence[int], steps: int) -> Comparison:
     """Fill held-out scenes of side x side pixels both ways with the bundled model."""
@@ -69,10 +79,9 @@ def as_lines(comparisons: Sequence[Comparison]) -> Iterator[str]:
     for one in comparisons:
         yield ""
         yield (
-            f"{one.side} x {one.side}, scene by scene: auto continues the background by {median(one.gains):+.1f} dB "
-            f"better in the median; it is worse by more than {WORSE_BY:.0f} dB in "
-            f"{sum(gain < -WORSE_BY for gain in one.gains)} of {len(one.gains)}, better by as much in "
-            f"{sum(gain > WORSE_BY for gain in one.gains)}. Kept pixels that changed: {one.changed_outside}."
+            f"{one.side} x {one.side}, scene by scene, empty prompt: auto less full is {median(one.gains):+.1f} dB "
+            f"in the median; auto is worse by more than {WORSE_BY:.0f} dB in {one.worse} of {len(one.gains)}, "
+            f"better by as much in {one.better}. Kept pixels that changed: {one.changed_outside}."
         )
 
 
@@ -84,8 +93,8 @@ def as_data(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
             "scenes": len(one.gains),
             "generated_share": round(one.share, 4),
             "median_gain_db": round(median(one.gains), 2),
-            "worse": sum(gain < -WORSE_BY for gain in one.gains),
-            "better": sum(gain > WORSE_BY for gain in one.gains),
+            "worse": one.worse,
+            "better": one.better,
             "changed_outside": one.changed_outside,
         }
         | {
