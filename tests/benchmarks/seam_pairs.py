@@ -48,14 +48,19 @@ class Pair:
 
 def pairs() -> Iterator[Pair]:
     """Yield each photograph with each mask, always in this order."""
-    for photo, path in _PHOTOS.items():
-        picture = _open(path)
+    for photo, picture in photographs():
         for shape, (draw, prompt) in _MASKS.items():
             yield Pair(f"{photo}, {shape}", picture, draw(*picture.size), prompt)
         if photo in _THINGS:
             mask, pencil = _blank(*picture.size)
             pencil.ellipse(_THINGS[photo], fill=255)
             yield Pair(f"{photo}, about a thing", picture, mask, "")
+
+
+def photographs() -> Iterator[tuple[str, Image.Image]]:
+    """Yield each photograph with its name, always in this order."""
+    for name, path in _PHOTOS.items():
+        yield name, _open(path)
 
 
 def _open(path: str) -> Image.Image:

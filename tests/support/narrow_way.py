@@ -43,6 +43,14 @@ class NarrowWay:
         """Let everything through again."""
         self._wide.set()
 
+    def may_pass(self) -> bool:
+        """Say whether an upload that has just come may pass now."""
+        if self._wide.is_set():
+            return True
+        with self._lock:
+            self._left -= 1
+            return self._left >= 0
+
     def close(self) -> None:
         """Take no more connections; those that are open end with their clients."""
         self.widen()
@@ -62,17 +70,10 @@ class NarrowWay:
                     data = readable.recv(_BLOCK)
                     if not data:
                         return
-                    if readable is client and data.startswith(_UPLOAD) and not self._may_pass():
+                    if readable is client and data.startswith(_UPLOAD) and not self.may_pass():
                         self._wide.wait()
                         return
                     (server if readable is client else client).sendall(data)
-
-    def _may_pass(self) -> bool:
-        if self._wide.is_set():
-            return True
-        with self._lock:
-            self._left -= 1
-            return self._left >= 0
 
 
 @contextmanager

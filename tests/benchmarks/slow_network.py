@@ -1,0 +1,111 @@
+"""A network on which every answer is late: a host of files, and a way to the object store that all uploads take.
+
+The delays are drawn from one seeded series, so all who are compared in a run wait for the same ones. Nothing here
+computes: what is late is only the first byte.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from tests.support.narrow_way import NarrowWay
+
+
+class Delays:
+    """Seconds to wait, one after another: most are short, and one in twenty is three times the mean or longer."""
+
+    def __init__(self, mean_seconds: float, seed: int = 1) -> None:
+        self.drawn: list[float] = []
+        self._mean_seconds = mean_seconds
+        self._random = random.Random(seed)  # noqa: S311 - no secret comes of it
+        self._lock = threading.Lock()
+
+    def wait(self) -> None:
+        """Sleep for the next of them."""
+        with self._lock:
+            seconds = self._random.expovariate(1 / self._mean_seconds) if self._mean_seconds else 0.0
+            self.drawn.append(seconds)
+        time.sleep(seconds)
+
+
+class SlowHost(ThreadingHTTPServer):
+    """Serves `files` by their paths, each time after one delay."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, files: Mapping[str, bytes], delays: Delays) -> None:
+        super().__init__(("127.0.0.1", 0), _Answer)
+        self.host = f"127.0.0.1:{self.server_port}"
+        self.files = files
+        self.delays = delays
+
+    def url(self, path: str) -> str:
+        """Return the address of one of the files."""
+        return f"http://{self.host}{path}"
+
+
+class _Answer(BaseHTTPRequestHandler):
+    server: SlowHost
+
+    def do_GET(self) -> None:
+        self.server.delays.wait()
+        data = self.server.files.get(self.path)
+        self.send_response(200 if data is not None else 404)
+        self.send_header("Content-Length", str(len(data or b"")))
+        self.send_header("Content-Type", "image/png")
+        self.end_headers()
+        self.wfile.write(data or b"")
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+class SlowWay(NarrowWay):
+    """Lets each upload through after one delay."""
+
+    def __init__(self, endpoint: str, delays: Delays) -> None:
+        self.delays = delays
+        super().__init__(endpoint)
+
+    def may_pass(self) -> bool:
+        """Wait, then let it pass."""
+        self.delays.wait()
+        return True
+
+
+@dataclass(frozen=True)
+class SlowNetwork:
+    """Both, with one series of delays."""
+
+    host: SlowHost
+    way: SlowWay
+
+    def restart(self, mean_seconds: float) -> Delays:
+        """Begin the series anew with this mean; returns it, to be asked for what was drawn."""
+        delays = Delays(mean_seconds)
+        self.host.delays = self.way.delays = delays
+        return delays
+
+
+@contextmanager
+def slow_network(files: Mapping[str, bytes], store_endpoint: str) -> Iterator[SlowNetwork]:
+    """Yield a network, at first without delays, on which `files` are served and the store is reached."""
+    none = Delays(0.0)
+    way = SlowWay(store_endpoint, none)
+    with SlowHost(files, none) as host:
+        thread = threading.Thread(target=host.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        try:
+            yield SlowNetwork(host, way)
+        finally:
+            host.shutdown()
+            thread.join()
+            way.close()
