@@ -35,6 +35,7 @@ def test_a_column_can_be_mapped_to_a_field_and_one_of_that_fields_name_then_pass
 
 def test_a_kept_column_passes_through_although_it_is_called_as_a_field() -> None:
     assert mapped(["image", "size", "sead"], keep=("size", "sead")) == ({"image": "image"}, None, ["size", "sead"])
+    assert mapped(["image", "region"], keep=("region",)) == ({"image": "image"}, None, ["region"])
 
 
 @pytest.mark.parametrize(

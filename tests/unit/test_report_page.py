@@ -158,6 +158,12 @@ def test_no_flagged_picture_is_on_a_page_whatever_is_stored_of_it(policy: str | 
     assert ">None<" not in page
 
 
+def test_a_row_that_was_filled_in_parts_says_which() -> None:
+    parts = report_row(1, regions=[[0, 0, 384, 384], [640, 640, 384, 384]], output_width=1024, output_height=1024)
+    assert "28.1 % of the canvas: 384*384 at 0,0, 384*384 at 640,640" in page_of([parts])
+    assert "Generated" not in page_of([report_row(2)])
+
+
 def test_a_batch_without_rows_has_a_page() -> None:
     page = page_of([])
     Parsed(page)
