@@ -71,8 +71,8 @@ def result_of(fleet: Fleet, runtime: Runtime, job: UUID) -> dict[str, Any]:
 
 
 def test_a_job_with_far_islands_is_filled_in_areas_exact_outside_the_mask_and_again_the_same(fleet: Fleet) -> None:
-    sources = {"image": store(fleet, picture()), "mask_image": store(fleet, mask(*ISLANDS))}
-    wish = sources | {"size": "match", "region": "auto", "num_inference_steps": 2, "num_images": 2, "seed": 5}
+    wish: dict[str, Any] = {"image": store(fleet, picture()), "mask_image": store(fleet, mask(*ISLANDS))}
+    wish |= {"size": "match", "region": "auto", "num_inference_steps": 2, "num_images": 2, "seed": 5}
     with working(fleet, fill_model="bundled") as runtime:
         first, again = (result_of(fleet, runtime, fleet.submit(**wish)) for _ in range(2))
         second_seed = result_of(fleet, runtime, fleet.submit(**wish | {"num_images": 1, "seed": 6}))
@@ -99,9 +99,10 @@ def test_the_request_decides_and_the_fleet_where_it_says_nothing(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, fleets: str, asked: str | None, areas: list[list[int]] | None
 ) -> None:
     monkeypatch.setenv("SLEEP_STEP_SECONDS", "0")
-    wish = {"image": store(fleet, picture()), "mask_image": store(fleet, mask(*ISLANDS)), "size": "match"}
+    wish: dict[str, Any] = {"image": store(fleet, picture()), "mask_image": store(fleet, mask(*ISLANDS))}
+    wish |= {"size": "match", "region": asked}
     with working(fleet, test_model_class=SLEEPING, fill_region=fleets) as runtime:
-        result = result_of(fleet, runtime, fleet.submit(**wish | ({} if asked is None else {"region": asked})))
+        result = result_of(fleet, runtime, fleet.submit(**wish))
     assert (result["region"], result["regions"]) == (asked or fleets, areas)
 
 
@@ -120,8 +121,12 @@ def test_where_a_crop_helps_nothing_auto_makes_the_very_image_that_full_makes(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLEEP_STEP_SECONDS", "0")
-    large = {"image": store(fleet, picture()), "mask_image": store(fleet, mask((100, 100, 900, 900))), "size": "match"}
-    bars = {"image": store(fleet, picture()), "size": "1280*1024"}
+    large: dict[str, Any] = {
+        "image": store(fleet, picture()),
+        "mask_image": store(fleet, mask((100, 100, 900, 900))),
+        "size": "match",
+    }
+    bars: dict[str, Any] = {"image": store(fleet, picture()), "size": "1280*1024"}
     with working(fleet, test_model_class=SLEEPING) as runtime:
         for wish in (large, bars):
             full, auto = (result_of(fleet, runtime, fleet.submit(**wish, region=mode)) for mode in ("full", "auto"))
