@@ -267,6 +267,34 @@ def test_blocks_are_compiled_once_for_all_sizes(tmp_path: Path, monkeypatch: pyt
     torch._dynamo.reset()
 
 
+def test_sizes_are_filled_before_the_first_job_with_loras_and_without_and_loras_fit_on_every_kind_of_weight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, int8: FluxFillModel
+) -> None:
+    wished: list[dict[str, Any]] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda _self, **how: wished.append(how))  # which takes minutes
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "elsewhere")
+    warmed: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        FluxFillModel, "fill", lambda self, work, tick: warmed.append(work.image.size) or _fill(self, work, tick)
+    )
+    model = load(
+        fill_profile="fast", fill_step_cache=False, fill_quantization="int8", fill_compile=True,
+        fill_compile_cache=tmp_path / "code", fill_compile_sizes="96*64,64*64",
+    )  # fmt: skip
+
+    blocks = model._pipe.transformer
+    assert len(wished) == len(blocks.transformer_blocks) + len(blocks.single_transformer_blocks)
+    assert all(how == {"fullgraph": True, "dynamic": True, "backend": "inductor"} for how in wished)
+    assert warmed == [(96, 64), (64, 64)] * 2
+    lora = adapter(write_lora(tmp_path / "one.safetensors", peft_pair()))
+    before, with_lora = fill(model), fill(model, adapters=(lora,))
+    assert psnr(with_lora, fill(int8, adapters=(lora,))) > psnr(with_lora, before) + 10
+    assert same(fill(model), before)
+
+
+_fill = FluxFillModel.fill
+
+
 @pytest.mark.parametrize("mode", [0o777, 0o702])
 def test_compiled_code_lies_in_no_folder_that_others_write_to(mode: int, tmp_path: Path, fill_model: Any) -> None:
     folder = tmp_path / "code"
