@@ -63,9 +63,9 @@ def fill_flops(width: int, height: int, steps: int) -> Flops:
     return Flops(steps * _step((width // TOKEN) * (height // TOKEN)), _vae(width, height))
 
 
-@cache
-def _step(tokens: int) -> int:
-    model = _transformer()
+def count_step(tokens: int) -> int:
+    """Return what flux_transformer() takes for one step on so many image tokens, with what hooks it at that time."""
+    model = flux_transformer()
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(
             hidden_states=torch.empty(1, tokens, _TRANSFORMER["in_channels"]),
@@ -80,6 +80,11 @@ def _step(tokens: int) -> int:
 
 
 @cache
+def _step(tokens: int) -> int:
+    return count_step(tokens)
+
+
+@cache
 def _vae(width: int, height: int) -> int:
     model = _autoencoder()
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -89,7 +94,8 @@ def _vae(width: int, height: int) -> int:
 
 
 @cache
-def _transformer() -> Any:
+def flux_transformer() -> Any:
+    """Return the transformer, without weights; always the same one."""
     with torch.device("meta"):
         return FluxTransformer2DModel(**_TRANSFORMER).eval()
 
