@@ -32,6 +32,7 @@ from worker.acceleration.compiling import compile_blocks, warm_up
 from worker.acceleration.placement import place
 from worker.model import FluxFillModel, load_model
 from worker.profile import Compilation
+from worker.work import Tick, Work
 
 pytestmark = quiet_peft
 
@@ -274,9 +275,13 @@ def test_sizes_are_filled_before_the_first_job_with_loras_and_without_and_loras_
     monkeypatch.setattr(torch.nn.Module, "compile", lambda _self, **how: wished.append(how))  # which takes minutes
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "elsewhere")
     warmed: list[tuple[int, int]] = []
-    monkeypatch.setattr(
-        FluxFillModel, "fill", lambda self, work, tick: warmed.append(work.image.size) or _fill(self, work, tick)
-    )
+    plain_fill = FluxFillModel.fill
+
+    def watched_fill(model: FluxFillModel, work: Work, tick: Tick) -> list[Image.Image]:
+        warmed.append(work.image.size)
+        return plain_fill(model, work, tick)
+
+    monkeypatch.setattr(FluxFillModel, "fill", watched_fill)
     model = load(
         fill_profile="fast", fill_step_cache=False, fill_quantization="int8", fill_compile=True,
         fill_compile_cache=tmp_path / "code", fill_compile_sizes="96*64,64*64",
@@ -290,9 +295,6 @@ def test_sizes_are_filled_before_the_first_job_with_loras_and_without_and_loras_
     before, with_lora = fill(model), fill(model, adapters=(lora,))
     assert psnr(with_lora, fill(int8, adapters=(lora,))) > psnr(with_lora, before) + 10
     assert same(fill(model), before)
-
-
-_fill = FluxFillModel.fill
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o702])
