@@ -82,7 +82,7 @@ def _drain_on_every_signal(*, hangup: bool) -> None:
 
 def run_worker(settings: Settings) -> int:
     """Run a worker until SIGTERM or SIGINT; returns the process's exit code."""
-    gpu = os.environ.get("FILLFLEET_GPU")  # set by the supervisor: see worker/fleet_member.py
+    gpu = os.environ.get("FILLFLEET_GPU")  # set by the supervisor: see worker/fleet/member.py
     configure_logging(settings, "worker", **({"gpu": gpu} if gpu else {}))
     runtime = Runtime(settings, on_exit=_stop_taking_messages)
     app = make_worker_app(settings, runtime)

@@ -8,8 +8,8 @@ import sys
 import click
 
 from common.settings import get_settings
-from worker.gpu_wish import GpuWish, GpuWishType
-from worker.lifeline import drain_when_cut
+from worker.fleet.gpu_wish import GpuWish, GpuWishType
+from worker.fleet.lifeline import drain_when_cut
 
 
 @click.command()
@@ -33,7 +33,7 @@ def worker(gpus: GpuWish | None) -> None:
     drain_when_cut()
     settings = get_settings()
     if gpus is not None:
-        from worker.fleet import run_fleet
+        from worker.fleet.supervisor import run_fleet
 
         sys.exit(run_fleet(settings, gpus))
     from worker.app import run_worker  # Celery and the model's libraries: not for `worker --help`

@@ -29,7 +29,7 @@ from worker.encode import encode_image
 from worker.inputs import InputReader, Inputs
 from worker.kept import max_difference_outside_mask
 from worker.lease import Lease
-from worker.region import areas_of
+from worker.region.areas import areas_of
 from worker.safety import SafetyGate
 from worker.work import Work
 

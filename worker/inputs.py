@@ -25,7 +25,7 @@ from common.urls import shown
 from worker.batch_pins import BatchPins
 from worker.decode import decode_image, decode_mask
 from worker.lease import Lease
-from worker.lora_source import LocalLora, LoraSource
+from worker.loras.source import LocalLora, LoraSource
 from worker.work import Adapter
 
 AdapterCheck = Callable[[Path, str], None]

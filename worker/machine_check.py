@@ -15,7 +15,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from common.checkup import Finding, Verdict
 from common.errors import FillfleetError, Rejected
 from common.settings import Settings
-from worker.gpus import Gpu, list_gpus, visible_gpus
+from worker.fleet.gpus import Gpu, list_gpus, visible_gpus
 from worker.host import cores, memory_bytes
 from worker.model_size import FoundSize, find_size
 from worker.vram_fit import GIB, PLANS, ModelSize, Plan, advice, best_plans, in_gib

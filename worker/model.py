@@ -24,10 +24,10 @@ from common.settings import Settings
 from worker.acceleration import accelerate, loading_arguments
 from worker.acceleration.compiling import warm_up
 from worker.acceleration.placement import place
-from worker.adapters import Adapters, WantedAdapters
-from worker.base_shapes import BaseShapes
 from worker.device_errors import is_device_broken, is_out_of_memory
 from worker.licence_notice import tell_licence
+from worker.loras.adapters import Adapters, WantedAdapters
+from worker.loras.base_shapes import BaseShapes
 from worker.model_folder import ModelFolder, find_model
 from worker.model_version import model_version
 from worker.pipeline import FluxFillPipelineWithoutDeadWork

@@ -25,7 +25,7 @@ from worker.hub import in_words
 from worker.model_licence import CARD
 
 if TYPE_CHECKING:
-    from worker.base_shapes import BaseShapes
+    from worker.loras.base_shapes import BaseShapes
 
 log = get_logger(__name__)
 
@@ -64,7 +64,7 @@ def find_model(settings: Settings) -> ModelFolder:
 
 def find_shapes(settings: Settings) -> BaseShapes:
     """Return the shapes of the model that FILL_MODEL names, from its configuration alone. Raises as find_model does."""
-    from worker.base_shapes import CONFIGURATIONS, BaseShapes
+    from worker.loras.base_shapes import CONFIGURATIONS, BaseShapes
 
     path = local_folder(settings)
     if path is None:

@@ -32,7 +32,7 @@ from worker.exit_code import ExitCode
 from worker.fill import Workshop, fill_job
 from worker.inputs import InputReader
 from worker.lease import Heartbeat, Lease
-from worker.lora_source import LoraSource
+from worker.loras.source import LoraSource
 from worker.outage import Outage
 from worker.safety import SafetyGate, make_checker
 from worker.task import FillTask

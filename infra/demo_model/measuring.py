@@ -15,7 +15,7 @@ from infra.demo_model.scenes import Scene
 from infra.demo_model.shapes import Pixels
 from worker.canvas import Canvas, draw_canvas, paste_back
 from worker.model import FluxFillModel, load_model
-from worker.region import areas_of
+from worker.region.areas import areas_of
 from worker.work import Adapter, Work
 
 

@@ -16,7 +16,7 @@ from infra.demo_model.measuring import by_worker, canvas_of
 from infra.demo_model.quality import PSNR_BAR, Fill, Quality, held_out, measure
 from infra.demo_model.scenes import Scene
 from infra.demo_model.shapes import Pixels
-from worker.region import areas_of
+from worker.region.areas import areas_of
 
 HOLE: Final = (0.06, 0.15)
 """A mask's half-side, as shares of the picture's: it fills from 1 % of the picture to 9 %, or 16 % where it is long."""

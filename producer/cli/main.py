@@ -46,7 +46,7 @@ _COMMANDS: Final = {
     "migrate": _Place("migrations.cli", "migrate", "Bring the database to the newest schema."),
     "doctor": _Place("producer.cli.doctor", "doctor", "Say what is missing on this machine, and what to do."),
     "keys": _Place("producer.cli.keys", "keys", "Create, list and revoke API keys."),
-    "lora": _Place("worker.lora_cli", "lora", "Add, list and verify LoRAs.", "worker"),
+    "lora": _Place("worker.loras.cli", "lora", "Add, list and verify LoRAs.", "worker"),
 }
 
 

@@ -29,9 +29,9 @@ from infra.demo_model.lora_formats import save_diffusers
 from infra.demo_model.recipe import TEXT_LENGTH
 from infra.embedded.servers import EmbeddedServers
 from tests.support.fills import FillSettings
-from worker.base_shapes import BaseShapes
 from worker.device import Device
 from worker.lease import Lease
+from worker.loras.base_shapes import BaseShapes
 from worker.model import FluxFillModel, load_model
 from worker.work import Adapter, Work
 

@@ -16,7 +16,7 @@ from infra.embedded.servers import EmbeddedServers
 from tests.benchmarks.flux_flops import Flops, fill_flops
 from tests.benchmarks.mask_set import SIDE, Mask, masks
 from worker.canvas import draw_canvas
-from worker.region import areas_of
+from worker.region.areas import areas_of
 
 STEPS: Final = 28
 TARGET: Final = 3.0

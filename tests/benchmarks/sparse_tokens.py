@@ -29,7 +29,7 @@ from tests.benchmarks.sparse_steps import Plan, mask_tokens, sparse_steps
 from tests.support.fills import FillSettings
 from worker.canvas import draw_canvas
 from worker.model import FluxFillModel, load_model
-from worker.region import areas_of
+from worker.region.areas import areas_of
 
 SHARES: Final = (0.03, 0.05, 0.1, 0.2, 0.4)
 EVERY: Final = (2, 3, 4, 6, 8)

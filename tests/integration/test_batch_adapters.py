@@ -24,8 +24,8 @@ from tests.support.lora_site import COMMIT, Site, running_site, sha256_of
 from worker.batch_pins import REMEMBERED_BATCHES, BatchPins
 from worker.inputs import InputReader
 from worker.lease import Lease
-from worker.lora_hub import LoraHub
-from worker.lora_source import LoraSource
+from worker.loras.hub import LoraHub
+from worker.loras.source import LoraSource
 from worker.work import Adapter
 
 NEWER = "f" * 40

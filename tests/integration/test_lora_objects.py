@@ -17,7 +17,7 @@ from common.read_prefixes import parse_read_prefixes
 from common.settings import Settings
 from infra.embedded.servers import EmbeddedServers
 from tests.support.fills import FillSettings
-from worker.lora_source import LoraSource
+from worker.loras.source import LoraSource
 
 OWNER, OTHER = new_id(), new_id()
 

@@ -22,7 +22,7 @@ from infra.demo_model.recipe import TEXT_LENGTH, TEXT_WIDTH, WIDTH
 from worker.work import Adapter, Work
 
 quiet_peft = pytest.mark.filterwarnings(
-    # It warns where a layer's name is the end of another's, and of every second adapter: see worker/adapters.py.
+    # It warns where a layer's name is the end of another's, and of every second adapter: see worker/loras/adapters.py.
     "ignore:While injecting the PEFT adapters:RuntimeWarning",
     "ignore:Already found a `peft_config` attribute:UserWarning",
 )

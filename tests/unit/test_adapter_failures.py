@@ -13,7 +13,7 @@ import torch
 from common.errors import Rejected
 from tests.support.fills import TEXT_LAYER, TO_OUT, TO_Q, adapter, peft_pair, quiet_peft, same, small_work, text_pair
 from tests.support.fills import write_lora as write
-from worker.adapter_layers import StockLayers
+from worker.loras.layers import StockLayers
 from worker.model import FluxFillModel
 from worker.work import Adapter, DeviceBroken
 

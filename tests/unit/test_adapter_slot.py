@@ -27,8 +27,8 @@ from tests.support.fills import (
     text_pair,
     write_lora,
 )
-from worker.adapter_slot import SlotLayers
-from worker.adapters import Adapters
+from worker.loras.adapters import Adapters
+from worker.loras.slot import SlotLayers
 from worker.model import FluxFillModel, load_model
 from worker.work import Adapter
 

@@ -134,7 +134,9 @@ def test_a_job_that_was_cancelled_leaves_no_picture_behind(counted: Counted, sto
 def test_a_prompt_under_a_lora_of_the_text_encoder_is_another_prompt(
     counted: Counted, folder: Path, tmp_path: Path
 ) -> None:
-    in_text = adapter(write_lora(tmp_path / "text.safetensors", text_pair(f"text_encoder.{TEXT_LAYER}") | peft_pair()), scale=0.8)
+    in_text = adapter(
+        write_lora(tmp_path / "text.safetensors", text_pair(f"text_encoder.{TEXT_LAYER}") | peft_pair()), scale=0.8
+    )
     plain = small_work()
     works = [plain, replace(plain, adapters=(in_text,)), replace(plain, adapters=(replace(in_text, scale=0.3),))]
     first = [counted.fill(work)[0] for work in works]

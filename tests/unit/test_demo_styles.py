@@ -19,8 +19,8 @@ from infra.demo_model.quality import held_out
 from infra.demo_model.scenes import Scene
 from infra.demo_model.styles import OUTLINED, STRIPED, STYLES, with_styles
 from tests.support.fills import adapter, quiet_peft
-from worker.lora_file import verify_lora
-from worker.lora_header import read_header
+from worker.loras.file import verify_lora
+from worker.loras.header import read_header
 
 pytestmark = quiet_peft
 

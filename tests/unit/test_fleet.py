@@ -20,11 +20,11 @@ from common.errors import Rejected
 from common.settings import Environment, Settings
 from tests.support.gpu_host import LARGE, with_gpus, with_nvidia_smi
 from worker.exit_code import ExitCode, in_words
-from worker.fleet import Fleet, run_fleet
-from worker.fleet_health import serve_fleet_health
-from worker.fleet_member import Member
-from worker.gpu_wish import GpuWish
-from worker.gpus import Gpu
+from worker.fleet.gpu_wish import GpuWish
+from worker.fleet.gpus import Gpu
+from worker.fleet.health import serve_fleet_health
+from worker.fleet.member import Member
+from worker.fleet.supervisor import Fleet, run_fleet
 
 DRAINS = "trap 'echo drained >> $LOG; exit 0' TERM; echo up >> $LOG; while true; do sleep 0.05; done"
 PATIENCE_SECONDS = 60.0
@@ -165,7 +165,9 @@ def test_the_health_of_a_fleet_is_ill_while_no_worker_is_well_and_names_each(hos
 
 
 def test_who_looks_after_the_workers_loads_none_of_their_libraries() -> None:
-    program = "import sys, worker.fleet; print(sorted({'torch', 'diffusers', 'celery', 'PIL'} & set(sys.modules)))"
+    program = (
+        "import sys, worker.fleet.supervisor; print(sorted({'torch', 'diffusers', 'celery', 'PIL'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout == "[]\n", done.stderr
 

@@ -9,8 +9,8 @@ import pytest
 
 from common.errors import Rejected
 from tests.support.gpu_host import LARGE, SMALL, uuid_of, with_gpus, with_nvidia_smi
-from worker.gpu_wish import GpuWish, GpuWishType, choose_gpus
-from worker.gpus import Gpu, list_gpus, visible_gpus
+from worker.fleet.gpu_wish import GpuWish, GpuWishType, choose_gpus
+from worker.fleet.gpus import Gpu, list_gpus, visible_gpus
 
 MIB = 1024**2
 MIG_LIST = """\

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from common.settings import Settings
 from tests.support.fills import TO_Q, FillSettings, peft_pair, write_lora
-from worker.lora_cli import lora
+from worker.loras.cli import lora
 
 Run = Callable[..., Result]
 
@@ -28,7 +28,7 @@ def run(cli_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Run:
 
     def running(*arguments: str | Path, **changes: object) -> Result:
         settings = cli_settings.model_copy(update=changes)
-        monkeypatch.setattr("worker.lora_cli.get_settings", lambda: settings)
+        monkeypatch.setattr("worker.loras.cli.get_settings", lambda: settings)
         return CliRunner().invoke(lora, [str(argument) for argument in arguments])
 
     return running

@@ -27,8 +27,8 @@ from tests.support.fills import (
     text_pair,
     write_lora,
 )
-from worker.base_shapes import BaseShapes
-from worker.lora_file import Layer, VerifiedLora, verify_lora
+from worker.loras.base_shapes import BaseShapes
+from worker.loras.file import Layer, VerifiedLora, verify_lora
 
 TOKEN = 64 + 64 + 4 * 16 * 16
 """Inputs of the demo model's x_embedder: noise, masked image and mask."""

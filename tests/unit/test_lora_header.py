@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from common.errors import Rejected
-from worker.lora_header import MAX_TENSORS, Header, read_header
+from worker.loras.header import MAX_TENSORS, Header, read_header
 
 A = {"dtype": "F32", "shape": [4, 2], "data_offsets": [0, 32]}
 

@@ -16,9 +16,9 @@ from common.ids import new_id
 from common.settings import Settings
 from tests.support.fills import FillSettings
 from tests.support.lora_site import COMMIT, Site, running_site, sha256_of
-from worker.lora_cache import LoraCache
-from worker.lora_hub import LoraHub, parse_hub_id
-from worker.lora_source import LocalLora, LoraSource
+from worker.loras.cache import LoraCache
+from worker.loras.hub import LoraHub, parse_hub_id
+from worker.loras.source import LocalLora, LoraSource
 
 OWNER = new_id()
 

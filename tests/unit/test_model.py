@@ -140,7 +140,7 @@ def test_check_adapter_names_the_field_and_reads_a_file_once(
     wide = write_lora(tmp_path / "wide.safetensors", peft_pair(TO_OUT, inputs=224))
     fill_model.check_adapter(good, "loras[0].path")
     with monkeypatch.context() as patch:
-        patch.delattr("worker.prepared_loras.verify_lora")
+        patch.delattr("worker.loras.prepared.verify_lora")
         fill_model.check_adapter(good, "loras[0].path")
 
     with pytest.raises(Transient, match=r"^loras\[2\]\.path: .* fetched again"):

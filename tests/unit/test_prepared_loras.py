@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-import worker.prepared_loras
+import worker.loras.prepared
 from common.errors import Transient
 from infra.demo_model.recipe import WIDTH
 from tests.support.fills import (
@@ -24,10 +24,10 @@ from tests.support.fills import (
     small_work,
     write_lora,
 )
-from worker.base_shapes import BaseShapes
-from worker.lora_file import verify_lora
+from worker.loras.base_shapes import BaseShapes
+from worker.loras.file import verify_lora
+from worker.loras.prepared import PreparedLoras
 from worker.model import FluxFillModel, load_model
-from worker.prepared_loras import PreparedLoras
 from worker.work import Adapter
 
 pytestmark = quiet_peft
@@ -75,7 +75,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         paths.append(path)
         return verify_lora(path, *arguments, **more)
 
-    monkeypatch.setattr(worker.prepared_loras, "verify_lora", spy)
+    monkeypatch.setattr(worker.loras.prepared, "verify_lora", spy)
     return paths
 
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from common.contract import Size
 from worker.canvas import Canvas, draw_canvas, paste_back
-from worker.region import areas_of
+from worker.region.areas import areas_of
 from worker.seam import mend_seam
 
 COLOURS = ((250, 10, 10), (10, 250, 10), (10, 10, 250), (250, 250, 10), (10, 250, 250), (250, 10, 250))

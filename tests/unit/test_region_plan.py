@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.benchmarks.flux_flops import fill_flops
 from tests.benchmarks.mask_set import MOST, masks
-from worker.islands import NEAR_PIXELS, Mask, find_islands
-from worker.region_plan import (
+from worker.region.islands import NEAR_PIXELS, Mask, find_islands
+from worker.region.plan import (
     BUCKET,
     FLOOR_PIXELS,
     LEAST_SAVING,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.restarts import FIRST_SECONDS, LONGEST_SECONDS, STEADY_SECONDS, Restarts
+from worker.fleet.restarts import FIRST_SECONDS, LONGEST_SECONDS, STEADY_SECONDS, Restarts
 
 
 def test_who_keeps_ending_is_started_later_and_later_but_at_least_every_minute_or_so() -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from common.contract import RegionMode
 from common.result import Region
 from worker.canvas import Canvas
-from worker.region_plan import Box, plan_regions
+from worker.region.plan import Box, plan_regions
 from worker.seam import mend_seam
 
 

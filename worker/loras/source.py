@@ -1,7 +1,7 @@
 """Finds the file of a LoRA that a job names: in the LoRA folder, behind a URL, in the owner's objects, or on the hub.
 
 What comes from elsewhere is kept by its sha256 in LORA_CACHE_FOLDER and fetched once. Nothing here trusts the file:
-whether it is a LoRA, and fits, is worker/lora_file.py's to say.
+whether it is a LoRA, and fits, is worker/loras/file.py's to say.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from common.read_prefixes import NameOf
 from common.settings import Settings
 from common.sources import HttpSource, check_source_owner, parse_source
 from common.urls import shown
-from worker.lora_cache import LoraCache
-from worker.lora_hub import LoraHub, parse_hub_id
+from worker.loras.cache import LoraCache
+from worker.loras.hub import LoraHub, parse_hub_id
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,127}")
 SUFFIX = ".safetensors"

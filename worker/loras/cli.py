@@ -105,7 +105,7 @@ def _default_name(source: str) -> str:
 
 
 def _check_name(name: str) -> None:
-    from worker.lora_source import NAME
+    from worker.loras.source import NAME
 
     if not NAME.fullmatch(name):
         raise click.ClickException(f"--name {name!r}: letters, digits, spaces, . _ and - only, at most 128 characters")
@@ -118,7 +118,7 @@ def _obtain(source: str, settings: Settings, scratch: Path) -> Path:
     if "/" not in source or source.startswith((".", "/", "~")):
         raise click.ClickException(f"{source}: there is no such file; give a file, an https URL or a hub id (org/name)")
     from common.fetch import Fetcher
-    from worker.lora_source import LoraSource
+    from worker.loras.source import LoraSource
 
     elsewhere = settings.model_copy(update={"lora_cache_folder": scratch, "lora_folder": None})
     try:
@@ -129,7 +129,7 @@ def _obtain(source: str, settings: Settings, scratch: Path) -> Path:
 
 def _verify(path: Path, settings: Settings, name: str) -> Report:
     """Return the report of a full check against the model's shapes. Raises ClickException where there is no model."""
-    from worker.lora_file import verify_lora
+    from worker.loras.file import verify_lora
     from worker.model_folder import find_shapes
 
     try:
@@ -148,7 +148,7 @@ def _verify(path: Path, settings: Settings, name: str) -> Report:
 
 def _glance(path: Path, settings: Settings) -> Report:
     """Return what the header tells, without reading the weights or the model."""
-    from worker.lora_header import read_header
+    from worker.loras.header import read_header
 
     name = path.name.removesuffix(SUFFIX)
     try:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.canvas import MODEL_MULTIPLE
-from worker.islands import Islands, Mask, Numbers, find_islands
+from worker.region.islands import Islands, Mask, Numbers, find_islands
 
 BUCKET: Final = 64
 """Sides are multiples of this, or the canvas's own: a compiled model sees few shapes."""

@@ -24,9 +24,9 @@ from diffusers.utils import delete_adapter_layers
 from torch import Tensor
 
 from common.errors import Rejected
-from worker.adapter_layers import check_loaded, tuned_layers
-from worker.base_shapes import BaseShapes
-from worker.lora_file import VerifiedLora
+from worker.loras.base_shapes import BaseShapes
+from worker.loras.file import VerifiedLora
+from worker.loras.layers import check_loaded, tuned_layers
 
 _SLOT: Final = "slot"
 

@@ -21,12 +21,12 @@ import torch
 from common.errors import FillfleetError, Rejected
 from common.settings import Settings
 from common.urls import shown
-from worker.adapter_layers import Layers, StockLayers
-from worker.adapter_slot import SlotLayers
-from worker.base_shapes import BaseShapes
 from worker.device_errors import is_device_broken, is_out_of_memory
-from worker.lora_file import VerifiedLora
-from worker.prepared_loras import PreparedLoras
+from worker.loras.base_shapes import BaseShapes
+from worker.loras.file import VerifiedLora
+from worker.loras.layers import Layers, StockLayers
+from worker.loras.prepared import PreparedLoras
+from worker.loras.slot import SlotLayers
 from worker.work import Adapter, DeviceBroken, Tick
 
 
@@ -54,7 +54,7 @@ class Adapters:
     """
 
     def __init__(self, pipe: Any, base: BaseShapes, settings: Settings, *, slot_rank: int | None = None) -> None:
-        """`slot_rank` is for a transformer that will be compiled: see worker/adapter_slot.py."""
+        """`slot_rank` is for a transformer that will be compiled: see worker/loras/slot.py."""
         self._settings = settings
         self._number_bytes = pipe.transformer.dtype.itemsize
         self._layers: Layers = StockLayers(pipe) if slot_rank is None else SlotLayers(pipe, base, slot_rank)

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from common.errors import Rejected
 from common.settings import Settings
-from worker.base_shapes import BaseShapes, Shape
-from worker.lora_header import Header, header_of, too_large
-from worker.lora_metadata import alphas_of_metadata
+from worker.loras.base_shapes import BaseShapes, Shape
+from worker.loras.header import Header, header_of, too_large
+from worker.loras.metadata import alphas_of_metadata
 
 PARTS = ("transformer", "text_encoder")
 _PAIR = re.compile(r"(.+)\.lora_([AB])\.weight")

@@ -14,8 +14,8 @@ from pathlib import Path
 from common.errors import Transient
 from common.settings import Settings
 from common.urls import shown
-from worker.base_shapes import BaseShapes
-from worker.lora_file import VerifiedLora, verify_lora
+from worker.loras.base_shapes import BaseShapes
+from worker.loras.file import VerifiedLora, verify_lora
 from worker.work import Adapter
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from common.errors import Rejected
-from worker.lora_file import PARTS, Layer, VerifiedLora
+from worker.loras.file import PARTS, Layer, VerifiedLora
 
 # peft warns that a name such as proj_out fits further layers, too (it changes only those that the file names, which
 # check_loaded makes sure of), and of every second adapter.

@@ -20,9 +20,9 @@ from typing import Final
 import worker
 from common.telemetry import get_logger
 from worker.exit_code import LASTING, ExitCode, in_words
-from worker.gpus import Gpu
-from worker.lifeline import VARIABLE as LIFELINE
-from worker.restarts import Restarts
+from worker.fleet.gpus import Gpu
+from worker.fleet.lifeline import VARIABLE as LIFELINE
+from worker.fleet.restarts import Restarts
 
 log = get_logger(__name__)
 

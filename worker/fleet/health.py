@@ -13,7 +13,7 @@ from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
-from worker.fleet_member import Member, Stage
+from worker.fleet.member import Member, Stage
 
 _SECONDS: Final = 2.0
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import click
 
 from common.errors import Rejected
-from worker.gpus import Gpu, in_words
+from worker.fleet.gpus import Gpu, in_words
 
 _ID = re.compile(r"\d+(:\d+)?|(GPU|MIG)-[\w./-]+")
 TO_THE_CPU = "leave --gpus away to fill on the CPU"

@@ -19,10 +19,10 @@ from common.errors import Rejected
 from common.settings import Settings
 from common.telemetry import configure_logging, get_logger
 from worker.exit_code import ExitCode
-from worker.fleet_health import serve_fleet_health
-from worker.fleet_member import Member, Stage
-from worker.gpu_wish import TO_THE_CPU, GpuWish, choose_gpus
-from worker.gpus import Gpu, list_gpus, visible_gpus
+from worker.fleet.gpu_wish import TO_THE_CPU, GpuWish, choose_gpus
+from worker.fleet.gpus import Gpu, list_gpus, visible_gpus
+from worker.fleet.health import serve_fleet_health
+from worker.fleet.member import Member, Stage
 from worker.host import threads_for_each
 
 log = get_logger(__name__)
@@ -45,7 +45,7 @@ def run_fleet(settings: Settings, wish: GpuWish) -> int:
     settings.secret("s3_secret_key")
     gpus = _choose(settings, wish)
     configure_logging(settings, "fleet")
-    held, lifeline = os.pipe()  # see worker/lifeline.py
+    held, lifeline = os.pipe()  # see worker/fleet/lifeline.py
     members = [Member(gpu, _share(settings, number, len(gpus)), lifeline=held) for number, gpu in enumerate(gpus)]
     log.info("fleet.starting", gpus=[gpu.title for gpu in gpus])
     port = settings.worker_health_port
