@@ -177,8 +177,11 @@ class Settings(BaseSettings):
     fill_compile_sizes: Annotated[tuple[tuple[int, int], ...], NoDecode] = ((1024, 1024), (768, 768), (512, 512))
     """Sizes such as 1024*1024, comma separated, that are filled once before the worker says that it is ready."""
     fill_quantization: Quantization = Quantization.NONE
+    """`int8` (half the memory) or `fp8` (that, and faster; with FILL_COMPILE, on Ada, Hopper and newer)."""
     fill_attention: Attention = Attention.NATIVE
+    """`cudnn`, or what has to be installed for it: `flash`, `flash3`, `sage`, `xformers`."""
     fill_vae_tiling: VaeTiling = VaeTiling.AUTO
+    """`auto` (the second try of a job that did not fit into memory), `on` or `off`."""
     fill_offload: Offload = Offload.NONE
     """`text` or `model`, for small cards: results stay the same, so it is allowed under both profiles."""
 
