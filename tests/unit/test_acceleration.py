@@ -398,6 +398,23 @@ def test_tiles_are_the_vaes_own_and_only_under_fast(fill_model: FluxFillModel) -
     assert not load_cached()._pipe.vae.use_tiling
 
 
+@pytest.mark.parametrize(("profile", "is_tiled"), [("exact", False), ("fast", True)])
+def test_a_second_try_for_lack_of_memory_works_in_tiles_under_fast_alone(
+    profile: str, is_tiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(fill_profile=profile, fill_offload="none")
+    placed: list[str] = []
+    monkeypatch.setattr("worker.model.place", lambda _pipe, offload, device: placed.append(f"{offload} {device}"))
+    monkeypatch.setattr(model, "_device", torch.device("cuda"))
+
+    with model._offloaded():
+        assert model._pipe.vae.use_tiling is is_tiled
+        assert placed == ["model cuda"]
+
+    assert not model._pipe.vae.use_tiling
+    assert placed == ["model cuda", "none cuda"]
+
+
 def test_profiles_are_told_apart_by_the_version_and_name_the_libraries_that_they_use(
     cached: FluxFillModel, int8: FluxFillModel, fill_model: FluxFillModel
 ) -> None:
