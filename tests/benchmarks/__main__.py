@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.embedded.servers import EmbeddedServers
-from tests.benchmarks import cache, control, encoders, fairness, lora, mask, occupancy, seam, submit
+from tests.benchmarks import cache, control, encoders, fairness, headline, lora, mask, occupancy, seam, submit
 from tests.benchmarks.picture import draw_rows
 
 ROWS: dict[str, Callable[[EmbeddedServers], dict[str, Any]]] = {
+    "headline": headline.measure,
     "occupancy": occupancy.measure,
     "mask": mask.measure,
     "encoders": encoders.measure,

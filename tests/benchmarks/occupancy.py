@@ -67,9 +67,7 @@ def measure(servers: EmbeddedServers) -> dict[str, Any]:
             else:
                 threads = SLOTS if way.startswith("threads") else 1
                 tasks = [_task(network, number) for number in range(jobs)]
-                found[way] = list(
-                    run_naive_process(settings, folder, tasks, threads=threads, step_seconds=STEP_SECONDS).held
-                )
+                found[way] = run_naive_process(settings, folder, tasks, threads=threads, step_seconds=STEP_SECONDS)
             io_seconds[way] = statistics.mean(delays.drawn) * REQUESTS
     shares = {way: alone / _pace(held) for way, held in found.items()}
     return {

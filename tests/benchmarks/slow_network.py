@@ -6,6 +6,7 @@ computes: what is late is only the first byte.
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -13,24 +14,35 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Final
 
 from tests.support.narrow_way import NarrowWay
 
 
+_DECK: Final = 18
+"""Delays that have the mean between them: few, so that a run of some tens of requests has it, too."""
+
+
 class Delays:
-    """Seconds to wait, one after another: most are short, and one in twenty is three times the mean or longer."""
+    """Seconds to wait, one after another: most are short, and the longest is three and a half times the mean.
+
+    They are the quantiles of an exponential distribution, shuffled anew each time that all of them were dealt.
+    """
 
     def __init__(self, mean_seconds: float, seed: int = 1) -> None:
         self.drawn: list[float] = []
-        self._mean_seconds = mean_seconds
+        quantiles = [-math.log(1 - (n + 0.5) / _DECK) for n in range(_DECK)]
+        self._deck = [mean_seconds * one * _DECK / sum(quantiles) for one in quantiles]
+        self._left: list[float] = []
         self._random = random.Random(seed)  # noqa: S311 - no secret comes of it
         self._lock = threading.Lock()
 
     def wait(self) -> None:
         """Sleep for the next of them."""
         with self._lock:
-            seconds = self._random.expovariate(1 / self._mean_seconds) if self._mean_seconds else 0.0
+            if not self._left:
+                self._left = self._random.sample(self._deck, _DECK)
+            seconds = self._left.pop()
             self.drawn.append(seconds)
         time.sleep(seconds)
 
