@@ -18,7 +18,6 @@ from typing import Any, Final
 
 from tests.support.narrow_way import NarrowWay
 
-
 _DECK: Final = 18
 """Delays that have the mean between them: few, so that a run of some tens of requests has it, too."""
 
