@@ -40,7 +40,7 @@ test: $(READY) ## run the tests against real servers started from wheels
 lint: lint-style lint-types lint-imports lint-docker lint-shell ## check style, types, import rules, Dockerfiles, compose files, scripts
 
 .PHONY: bench
-bench: $(READY) ## measure what a job costs, how fast rows come in, what a small batch waits, how seams look
+bench: $(READY) ## measure every row of docs/performance.md beside its peer (a quarter of an hour, on a quiet machine)
 	$(RUN)/python -m tests.benchmarks $(ARGS)
 
 .PHONY: model

@@ -1,7 +1,9 @@
 """The workload of `headline`: fills of every kind, all dealt from the decks below by one fixed seed.
 
 How often each size, mask, LoRA, number of images, step count and prompt comes is fixed; which of them come together is
-left to the shuffle. Nothing here knows who is measured, and no deck was changed for what came of it.
+left to the shuffle, and nothing here knows who is measured. The first decks had small pictures, to save time: on seven
+of their ten jobs nothing could be cropped. These have the sizes that the endpoint is asked for, its default most often,
+and masks from 1 to 40% in even steps of proportion, as things in photographs come; they were not changed again.
 """
 
 from __future__ import annotations
@@ -23,19 +25,18 @@ JOBS: Final = 10
 _SEED: Final = 20260101
 
 _SIZES: Final = (
-    *((512, 512),) * 3,
-    *((768, 512),) * 2,
-    (640, 896),
-    *((768, 768),) * 2,
-    (1024, 768),
-    (1024, 1024),
+    *((1024, 1024),) * 5,
+    *((1024, 768),) * 2,
+    (768, 1024),
+    (768, 768),
+    (512, 512),
 )
 _MASKS: Final = (
     *(
         (shape, share)
         for shape, share in zip(
             ("rectangle", "ellipse", "stroke", "islands") * 2,
-            (0.01, 0.05, 0.03, 0.18, 0.40, 0.25, 0.12, 0.08),
+            (0.01, 0.082, 0.017, 0.049, 0.40, 0.24, 0.029, 0.14),
             strict=True,
         )
     ),
@@ -45,7 +46,7 @@ _MASKS: Final = (
 """Shapes, and the share of the area that each is to fill."""
 _LORAS: Final = (*(None,) * 6, *("striped", "outlined") * 2)
 _SCALES: Final = (*(1.0,) * 4, *(0.8, 0.6) * 3)
-_IMAGES: Final = (*(1,) * 7, 2, 2, 4)
+_IMAGES: Final = (*(1,) * 9, 3)
 _STEPS: Final = (*(10,) * 5, *(7,) * 3, *(4,) * 2)
 """A third of what is usual (28, 20 and 12), so that the row takes minutes."""
 _PROMPTS: Final = (
