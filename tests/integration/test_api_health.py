@@ -163,7 +163,7 @@ def test_every_example_of_the_openapi_document_is_accepted(api: Api, account: Ac
             expected = 404 if path.endswith("/delete") else 200  # the example's prediction is nobody's
             account.ask("POST", path, status=expected, json=example)
             tried += 1
-    assert tried == 2 * (2 * 3 + 3) + 3  # of both versions of the API, and of batches in one
+    assert tried == 2 * (2 * 4 + 3) + 3  # of both versions of the API, and of batches in one
 
 
 def test_every_reference_of_the_openapi_document_leads_somewhere(api: Api) -> None:

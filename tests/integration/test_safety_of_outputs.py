@@ -11,6 +11,7 @@ from PIL import Image
 
 from tests.support.fleet import SLEEPING, Fleet
 from tests.support.tiny_classifier import RED, build_classifier
+from worker.exit_code import ExitCode
 
 
 def filled(fleet: Fleet, **fields: Any) -> tuple[dict[str, Any], Image.Image]:
@@ -79,7 +80,7 @@ def test_a_worker_without_a_classifier_says_what_to_name_and_takes_no_job(fleet:
     job = fleet.submit()
     worker = fleet.start("worker", TEST_MODEL_CLASS=SLEEPING, SAFETY_CLASSIFIER=str(folder))
     fleet.until(lambda: worker.exit_code() is not None, "it has ended")
-    assert worker.exit_code() == 1
+    assert worker.exit_code() == ExitCode.CANNOT_START
     assert "none of its labels is `nsfw`, only cat, dog" in worker.last_words()
     assert not fleet.has_been_ready(worker)
     assert fleet.row(job)["status"] == "created"
