@@ -7,7 +7,9 @@ import sys
 
 import click
 
+from common.errors import Rejected
 from common.settings import get_settings
+from worker.exit_code import ExitCode
 from worker.fleet.gpu_wish import GpuWish, GpuWishType
 from worker.fleet.lifeline import drain_when_cut
 
@@ -32,10 +34,14 @@ def worker(gpus: GpuWish | None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     drain_when_cut()
     settings = get_settings()
-    if gpus is not None:
-        from worker.fleet.supervisor import run_fleet
+    try:
+        if gpus is not None:
+            from worker.fleet.supervisor import run_fleet
 
-        sys.exit(run_fleet(settings, gpus))
-    from worker.app import run_worker  # Celery and the model's libraries: not for `worker --help`
+            sys.exit(run_fleet(settings, gpus))
+        from worker.app import run_worker  # Celery and the model's libraries: not for `worker --help`
 
-    sys.exit(run_worker(settings))
+        sys.exit(run_worker(settings))
+    except Rejected as error:
+        click.echo(f"fillfleet: {error.message}", err=True)
+        sys.exit(ExitCode.CANNOT_START)

@@ -33,7 +33,7 @@ from tests.support.fleet import running_fleet
 LARGE: Final = 100_000
 SMALL: Final = 100
 ROUNDS: Final = 3
-JOB_SECONDS: Final = 0.1
+JOB_SECONDS: Final = 0.08
 SLOTS: Final = 4
 TARGET: Final = 2.5
 PEER_AHEAD: Final = 1000

@@ -211,3 +211,17 @@ def test_another_device_and_ports_that_do_not_exist_are_contradictions(one_gpu: 
     assert "FILL_DEVICE=cpu asks for another device" in refused(GpuWish("all"), fill_device="cpu")
     assert "FILL_DEVICE=cuda:1 asks" in refused(GpuWish("all"), fill_device="cuda:1")
     assert "must be 65534 at most" in refused(GpuWish("all"), worker_health_port=65535)
+
+
+def test_a_host_without_a_driver_ends_in_the_exit_code_that_asks_for_somebody(tmp_path: Path) -> None:
+    environment = {"PATH": str(tmp_path), "FILLFLEET_ENV": "test"}
+    done = subprocess.run(
+        [sys.executable, "-m", "producer.cli", "worker", "--gpus", "all"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "install NVIDIA's driver" in done.stderr
+    assert done.returncode == ExitCode.CANNOT_START
