@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import click
 import diffusers
+import structlog
 from rich.console import Console
 from rich.table import Table
 
@@ -38,6 +40,7 @@ PICTURE = Path("build/bench.png")
 def main(rows: tuple[str, ...]) -> None:
     """Measure ROWS (default: all of them). Exits with 1 where a target does not hold."""
     diffusers.utils.logging.set_verbosity_error()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     console = Console()
     results = {}
     with EmbeddedServers() as servers:
