@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from infra.demo_model.files import FOLDER
 from infra.embedded.servers import EmbeddedServers
-from tests.support.fills import FillSettings
+from tests.support.fills import FillSettings, fill_stock
 from worker.model import load_model
 from worker.work import Work
 
@@ -35,7 +35,7 @@ def measure(_servers: EmbeddedServers) -> dict[str, Any]:
     equal = 0
     for work in _works():
         made = ours.fill(work, lambda _: None)[0]
-        equal += made.tobytes() == _fill(stock, work).tobytes()
+        equal += made.tobytes() == fill_stock(stock, work, work.seeds[0]).tobytes()
     text = {who: count["text_encoder_2"] for who, count in counts.items()}
     vae = {who: count["vae"] for who, count in counts.items()}
     return {
@@ -89,18 +89,3 @@ def _works() -> Iterator[Work]:
             guidance=30.0,
             seeds=(number,),
         )
-
-
-def _fill(pipe: Any, work: Work) -> Image.Image:
-    made: Image.Image = pipe(
-        prompt=work.prompt,
-        image=work.image,
-        mask_image=work.mask,
-        width=work.width,
-        height=work.height,
-        guidance_scale=work.guidance,
-        num_inference_steps=work.steps,
-        max_sequence_length=min(512, pipe.tokenizer_2.model_max_length),
-        generator=torch.Generator("cpu").manual_seed(work.seeds[0]),
-    ).images[0]
-    return made

@@ -26,9 +26,8 @@ from PIL import Image, ImageDraw
 from common.ids import new_id
 from infra.demo_model.files import FOLDER
 from infra.demo_model.lora_formats import save_diffusers
-from infra.demo_model.recipe import TEXT_LENGTH
 from infra.embedded.servers import EmbeddedServers
-from tests.support.fills import FillSettings
+from tests.support.fills import FillSettings, fill_stock
 from worker.device import Device
 from worker.lease import Lease
 from worker.loras.base_shapes import BaseShapes
@@ -184,18 +183,7 @@ class _Stock:
         self._pipe.set_adapters(["it"], [adapter.scale])
 
     def _fill(self, work: Work) -> bytes:
-        made: Image.Image = self._pipe(
-            prompt=work.prompt,
-            image=work.image,
-            mask_image=work.mask,
-            width=work.width,
-            height=work.height,
-            guidance_scale=work.guidance,
-            num_inference_steps=work.steps,
-            max_sequence_length=TEXT_LENGTH,
-            generator=torch.Generator("cpu").manual_seed(work.seeds[0]),
-        ).images[0]
-        return made.tobytes()
+        return fill_stock(self._pipe, work, work.seeds[0]).tobytes()
 
 
 @contextmanager

@@ -7,13 +7,13 @@ would kill the well ones, too), `/readyz` while at least one takes jobs. Both sa
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Sequence
 from http.client import HTTPConnection, HTTPException
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Final
+from http.server import ThreadingHTTPServer
+from typing import Any, Final
 
 from worker.fleet.member import Member, Stage
+from worker.health_server import serve_probes
 
 _SECONDS: Final = 2.0
 
@@ -21,25 +21,12 @@ _SECONDS: Final = 2.0
 def serve_fleet_health(members: Sequence[Member], port: int) -> ThreadingHTTPServer:
     """Serve on all addresses at `port`; the caller shuts the returned server down."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path not in {"/healthz", "/readyz"}:
-                self.send_error(404)
-                return
-            answers = {member.gpu.id: _ask(member, port + 1 + n, self.path) for n, member in enumerate(members)}
-            body = json.dumps({"gpus": {gpu: state for gpu, (_, state) in answers.items()}}).encode()
-            self.send_response(200 if any(well for well, _ in answers.values()) else 503)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def ask(path: str) -> tuple[bool, dict[str, Any]]:
+        answers = {member.gpu.id: _ask(member, port + 1 + n, path) for n, member in enumerate(members)}
+        said = {"gpus": {gpu: state for gpu, (_, state) in answers.items()}}
+        return any(well for well, _ in answers.values()), said
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-            """Probes are not worth a line each."""
-
-    server = ThreadingHTTPServer(("", port), Handler)
-    threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
-    return server
+    return serve_probes(ask, port)
 
 
 def _ask(member: Member, port: int, path: str) -> tuple[bool, str]:
