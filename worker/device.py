@@ -27,8 +27,8 @@ log = get_logger(__name__)
 
 _GIVE_WAY_SECONDS: Final = 0.0005
 """How long a thread that computes in Python may keep the interpreter once another wants it. The device's wants it again
-after every call that it waits in, thousands of times a job, and the jobs' threads decode and sign in short bursts: at
-Python's own 5 ms, a 2 ms wait beside three such threads lasted 5.2 ms, at this 3.0, and 2.1 alone."""
+after every call that it waits in, thousands of times a job, and the jobs' threads decode and sign in short bursts: with
+Python's own 5 ms it would wait for most of that each time."""
 
 
 @dataclass(frozen=True, eq=False)

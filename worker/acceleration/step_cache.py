@@ -33,6 +33,6 @@ def cache_steps(pipe: Any, wish: StepCache) -> None:
             max_warmup_steps=wish.warmup_steps,
             enable_separate_cfg=False,  # FLUX.1's guidance is an input, not a second run
         ),
-        # What is skipped goes on in a straight line instead of standing still: 8 dB nearer to exact, for no more time.
+        # What is skipped goes on in a straight line instead of standing still: nearer to exact, for no more time.
         calibrator_config=TaylorSeerCalibratorConfig(taylorseer_order=1),
     )
