@@ -79,6 +79,7 @@ class Dispatcher:
         self._engine: Engine = make_engine(settings, pool_size=2, application="fillfleet dispatcher")
         self._app: Celery = make_app(settings)
         self._lengths = QueueLengths(settings)
+        self._turns = {queue: lifecycle.Turns() for queue in Queue}
         self._doorbell = Doorbell(settings)
         self._connected_since: float | None = None
         self._next_sweep = 0.0
@@ -134,7 +135,9 @@ class Dispatcher:
             room = window - lifecycle.count_published(connection, queue)
             if queue is Queue.BULK and room < min(lifecycle.RUN, window):
                 return 0, True  # a run of one batch shall find room as a whole, or batches would alternate job by job
-            messages = lifecycle.publish_waiting(connection, queue, room=room, host_limit=settings.source_host_max_jobs)
+            messages = lifecycle.publish_waiting(
+                connection, queue, self._turns[queue], room=room, host_limit=settings.source_host_max_jobs
+            )
         if messages:
             self._send(queue, messages)
         return len(messages), len(messages) >= room

@@ -64,7 +64,7 @@ from common.lifecycle.manifest_leases import (
     refuse_manifest,
 )
 from common.lifecycle.source_hosts import forget_rested_hosts, pause_host, paused_hosts
-from common.lifecycle.turns import RUN
+from common.lifecycle.turns import RUN, Turns
 from common.lifecycle.wishes import cancel, create, delete, retry
 
 __all__ = [
@@ -80,6 +80,7 @@ __all__ = [
     "Reject",
     "Release",
     "Renewal",
+    "Turns",
     "adapter_pins",
     "advance",
     "cancel",

@@ -17,7 +17,8 @@ from common.contract import Queue, Status
 from common.lifecycle.attempts import Release, give_back
 from common.lifecycle.events import Event
 from common.lifecycle.locks import among, lock
-from common.lifecycle.turns import next_jobs
+from common.lifecycle.turns import Turns
+from common.lifecycle.waiting import next_jobs
 from common.settings import Settings
 from common.tables import PUBLISHED, RUNNING, jobs, publish_seq
 
@@ -34,14 +35,17 @@ class Published:
     place: int
 
 
-def publish_waiting(connection: Connection, queue: Queue, *, room: int, host_limit: int = 0) -> list[Published]:
+def publish_waiting(
+    connection: Connection, queue: Queue, turns: Turns, *, room: int, host_limit: int = 0
+) -> list[Published]:
     """Mark at most `room` due jobs as published, by turns, and return their messages in that order.
 
-    `host_limit` bounds how many jobs of batches that fetch from one host may be in flight; 0: no bound.
+    `turns` remembers who had one, for the next call. `host_limit` bounds how many jobs of batches that fetch from one
+    host may be in flight; 0: no bound.
     """
     if room <= 0:
         return []
-    return _mark(connection, dict.fromkeys(next_jobs(connection, queue, room=room, host_limit=host_limit)))
+    return _mark(connection, dict.fromkeys(next_jobs(connection, queue, turns, room=room, host_limit=host_limit)))
 
 
 def publish_lost(

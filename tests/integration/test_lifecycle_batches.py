@@ -791,7 +791,9 @@ class Storm:
             "renew": lambda: lifecycle.renew(connection, [(one, attempt, False) for one in some], lease_seconds=60),
             "cancel rows": lambda: lifecycle.cancel(connection, life.owner, some),
             "retry": lambda: lifecycle.retry(connection, life.owner, some),
-            "publish": lambda: lifecycle.publish_waiting(connection, Queue.BULK, room=5, host_limit=2),
+            "publish": lambda: lifecycle.publish_waiting(
+                connection, Queue.BULK, lifecycle.Turns(), room=5, host_limit=2
+            ),
             "rescue": lambda: lifecycle.rescue(connection, life.settings, limit=5),
             "pause": lambda: lifecycle.pause_batch(connection, life.owner, batch),
             "resume": lambda: lifecycle.resume_batch(connection, life.owner, batch),

@@ -153,8 +153,10 @@ def test_each_step_of_a_job_touches_few_pages_however_much_waits(full: Full) -> 
     counts = touched(
         life,
         {
-            "publish": partial(lifecycle.publish_waiting, queue=Queue.BULK, room=5),
-            "publish from the empty queue": partial(lifecycle.publish_waiting, queue=Queue.INTERACTIVE, room=5),
+            "publish": partial(lifecycle.publish_waiting, queue=Queue.BULK, turns=lifecycle.Turns(), room=5),
+            "publish from the empty queue": partial(
+                lifecycle.publish_waiting, queue=Queue.INTERACTIVE, turns=lifecycle.Turns(), room=5
+            ),
             "look for lost messages": partial(
                 lifecycle.publish_lost, queue=Queue.BULK, queue_is_empty=False, lost_seconds=15
             ),
@@ -177,9 +179,9 @@ def test_each_step_of_a_row_touches_few_pages_however_many_its_batch_has(full: F
     counts = touched(
         life,
         {
-            "publish": partial(lifecycle.publish_waiting, queue=Queue.BULK, room=5),
+            "publish": partial(lifecycle.publish_waiting, queue=Queue.BULK, turns=lifecycle.Turns(), room=5),
             "publish with a bound for hosts": partial(
-                lifecycle.publish_waiting, queue=Queue.BULK, room=5, host_limit=3
+                lifecycle.publish_waiting, queue=Queue.BULK, turns=lifecycle.Turns(), room=5, host_limit=3
             ),
             "claim": partial(lifecycle.claim, job=claimed, worker="w", lease_seconds=60),
             "complete": partial(lifecycle.complete, job=claimed, attempt=1, result=RESULT),
@@ -260,9 +262,9 @@ def test_a_pass_over_many_open_batches_looks_at_few_rows_of_each(life: Life) -> 
     counts = touched(
         life,
         {
-            "first": partial(lifecycle.publish_waiting, queue=Queue.BULK, room=1),
-            "few": partial(lifecycle.publish_waiting, queue=Queue.BULK, room=8),
-            "many": partial(lifecycle.publish_waiting, queue=Queue.BULK, room=64),
+            "first": partial(lifecycle.publish_waiting, queue=Queue.BULK, turns=lifecycle.Turns(), room=1),
+            "few": partial(lifecycle.publish_waiting, queue=Queue.BULK, turns=lifecycle.Turns(), room=8),
+            "many": partial(lifecycle.publish_waiting, queue=Queue.BULK, turns=lifecycle.Turns(), room=64),
         },
     )
     marked = 64 - 8

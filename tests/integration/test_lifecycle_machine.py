@@ -403,7 +403,7 @@ class Storm:
             lambda: lifecycle.cancel(connection, life.owner, some),
             lambda: lifecycle.retry(connection, life.owner, some),
             lambda: lifecycle.delete(connection, life.owner, some[:1]) if dice.random() < 0.02 else None,
-            lambda: self.sent.extend(lifecycle.publish_waiting(connection, Queue.BULK, room=5)),
+            lambda: self.sent.extend(lifecycle.publish_waiting(connection, Queue.BULK, lifecycle.Turns(), room=5)),
             lambda: self.sent.extend(lifecycle.publish_lost(connection, Queue.BULK, **lost)),  # type: ignore[arg-type]
             lambda: lifecycle.withdraw(connection, dice.sample(self.sent, min(4, len(self.sent)))),
             lambda: lifecycle.rescue(connection, life.settings, limit=4),

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 from common import lifecycle
 from common.contract import Queue
 from common.lifecycle import NewRow, Release
-from common.lifecycle.turns import RUN, Candidate, InFlight, in_turn
+from common.lifecycle.turns import RUN, Candidate, InFlight, Turns, in_turn, lines_of
 from tests.support.interleaving import at_once
 from tests.support.life import DRAIN, RESULT, TROUBLE, Life, new_row
 
@@ -73,6 +73,33 @@ def test_one_batch_may_have_the_whole_room_however_many_wait_beside_it(life: Lif
     high = life.open(70, priority=8)
     sent = life.publish(room=60)
     assert Counter(batches_of(life, sent)) == {high: 60}
+
+
+@pytest.mark.parametrize("queue", list(Queue))
+def test_more_owners_than_there_is_room_for_have_their_turns_one_after_the_other(life: Life, queue: Queue) -> None:
+    owners = [life.new_owner() for _ in range(13)]
+    for owner in owners:
+        for _ in range(4):
+            life.create(owner, queue=queue)
+    served: list[UUID] = []
+    for _ in range(13):
+        for message in life.publish(room=3, queue=queue):
+            served.append(message.owner)
+            life.do(lifecycle.complete, message.job, life.take(message.job), RESULT)
+    assert Counter(served) == dict.fromkeys(owners, 3)
+    assert set(served[:13]) == set(owners)
+
+
+def test_more_batches_than_there_is_room_for_have_their_turns_one_after_the_other(life: Life) -> None:
+    batches = [life.open(3 * RUN) for _ in range(7)]
+    served: list[UUID] = []
+    for _ in range(7):
+        sent = life.publish(room=2 * RUN)
+        served += batches_of(life, sent)
+        for message in sent:
+            life.do(lifecycle.complete, message.job, life.take(message.job), RESULT)
+    assert Counter(served) == dict.fromkeys(batches, 2 * RUN)
+    assert len(set(served[: 7 * RUN])) == 7
 
 
 def test_rows_of_one_adapter_set_go_out_in_a_run_whatever_their_order_in_the_manifest(life: Life) -> None:
@@ -142,8 +169,10 @@ def test_dispatchers_at_once_publish_each_row_once(life: Life) -> None:
     for _ in range(100):
         if len(sent) >= len(some):
             break
-        publish = partial(lifecycle.publish_waiting, queue=Queue.BULK, room=10)
-        sent += [message.job for messages in at_once(life.engine, [publish] * 4) for message in messages]
+        publish = [
+            partial(lifecycle.publish_waiting, queue=Queue.BULK, turns=lifecycle.Turns(), room=10) for _ in range(4)
+        ]
+        sent += [message.job for messages in at_once(life.engine, publish) for message in messages]
     assert sorted(sent) == sorted(some)
 
 
@@ -159,14 +188,15 @@ _FLYING = text("""
 """)
 
 
-def turns_over_everything(connection: Connection, room: int) -> list[UUID]:
+def turns_over_everything(connection: Connection, turns: Turns, room: int) -> list[UUID]:
     """Return what would go out if every due job of the table were looked at."""
     flight = InFlight()
     due = [Candidate(row.id, row.owner_id, row.batch_id, row.priority) for row in connection.execute(_DUE)]
     for row in connection.execute(_FLYING):
         flight.owners[row.owner_id] += 1
         flight.lines[row.owner_id, row.batch_id] += 1
-    return in_turn(due, flight, room=room, host_room={}, any_host_room=room)
+    chosen = in_turn(lines_of(due), flight, turns, room=room, host_room={}, any_host_room=room)
+    return [candidate.job for candidate in chosen]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -185,11 +215,12 @@ def test_the_few_rows_that_are_looked_at_give_the_same_turns_as_all_of_them(life
         for _ in range(dice.randint(0, 12)):
             life.create(owner)
     total = 0
+    turns = Turns()
     for _ in range(12):
         room = dice.choice([dice.randint(1, 12), 60])
         with life.engine.begin() as connection:  # one transaction, so that both see the same as due
-            expected = turns_over_everything(connection, room)
-            sent = lifecycle.publish_waiting(connection, Queue.BULK, room=room)
+            expected = turns_over_everything(connection, turns, room)
+            sent = lifecycle.publish_waiting(connection, Queue.BULK, turns, room=room)
         assert [message.job for message in sent] == expected
         total += len(sent)
         for message in dice.sample(sent, len(sent) // 2):

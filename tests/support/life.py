@@ -16,7 +16,7 @@ from common import lifecycle
 from common.contract import MODEL, FillRequest, Queue, Status
 from common.errors import LeaseLost, Rejected
 from common.ids import new_id
-from common.lifecycle import Claim, Counts, NewBatch, NewRow, Published, Release
+from common.lifecycle import Claim, Counts, NewBatch, NewRow, Published, Release, Turns
 from common.settings import Settings
 from common.tables import api_keys, batches, job_events, jobs, owners, source_hosts, uploads, webhooks
 
@@ -64,6 +64,7 @@ class Life:
         self.engine = engine
         self.settings = settings
         self.owner = self.new_owner()
+        self._turns = {queue: Turns() for queue in Queue}
 
     def do(self, transition: Callable[Concatenate[Connection, P], T], /, *arguments: P.args, **named: P.kwargs) -> T:
         """Run one function of the lifecycle in a transaction of its own."""
@@ -140,7 +141,7 @@ class Life:
 
     def publish(self, room: int = 100, *, queue: Queue = Queue.BULK, host_limit: int = 0) -> list[Published]:
         """Publish what waits and is due."""
-        return self.do(lifecycle.publish_waiting, queue, room=room, host_limit=host_limit)
+        return self.do(lifecycle.publish_waiting, queue, self._turns[queue], room=room, host_limit=host_limit)
 
     def claim(self, job: UUID, worker: str = "w1", lease_seconds: float = 60.0) -> Claim | None:
         """Try to take a job."""
