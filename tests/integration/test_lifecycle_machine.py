@@ -70,11 +70,14 @@ class Lives(RuleBasedStateMachine):
         self.by_id = {job.id: job for job in self.jobs}
         self.sent: list[Published] = []
         self.places: list[int] = []
+        self.turn = 0
+        self.turns: Counter[object] = Counter()
+        """The last turn of each owner and each line."""
 
     @rule(room=st.integers(1, 4))
     @precondition(any_job(lambda job: job.status == "created"))
     def publish(self, room: int) -> None:
-        expected = self._by_turns()[:room]
+        expected = self._by_turns(room)
         messages = self.life.publish(room=room)
         assert [message.job for message in messages] == expected
         self._note_sent(messages)
@@ -290,26 +293,31 @@ class Lives(RuleBasedStateMachine):
         mine = {job.id: job for job in wanted_jobs if job.owner == self.owners[owner]}
         assert sorted(answered) == sorted(job.id for job in mine.values() if meant(job))
 
-    def _by_turns(self) -> list[UUID]:
+    def _by_turns(self, room: int) -> list[UUID]:
+        """Choose one job after the other by the rule's words, and remember whose turns these were."""
         with self.life.engine.begin() as connection:
             times = {row.id: row.available_at for row in connection.execute(select(jobs.c.id, jobs.c.available_at))}
         waiting = sorted((job for job in self.jobs if job.waits), key=lambda job: (times[job.id], job.id))
         flying = [job for job in self.jobs if job.is_out or job.status == "processing"]
-        turns = []
-        while waiting:
-            by_owner = Counter(job.owner for job in flying)
-            by_line = Counter((job.owner, job.batch is None) for job in flying)
-            runs = {line: number // RUN for line, number in by_line.items()}
-            job = min(  # the first of those that are equal: the one that is due first
-                waiting,
-                key=lambda job: (
-                    by_owner[job.owner], job.owner, runs.get((job.owner, job.batch is None), 0), job.batch is not None
-                ),
-            )  # fmt: skip
+        of_owner = Counter(job.owner for job in flying)
+        of_line = Counter(job.line for job in flying)
+        turns_before = Counter(self.turns)
+        run: Counter[object] = Counter()
+        chosen: list[UUID] = []
+        while waiting and len(chosen) < room:
+            owner = min((job.owner for job in waiting), key=lambda one: (of_owner[one], self.turns[one], one))
+            mine = [job for job in waiting if job.owner == owner]
+            job = min(mine, key=lambda job: (of_line[job.line], turns_before[job.line], job.batch is not None))
             waiting.remove(job)
-            flying.append(job)
-            turns.append(job.id)
-        return turns
+            chosen.append(job.id)
+            of_owner[owner] += 1
+            run[job.line] += 1
+            self.turn += 1
+            self.turns[owner] = self.turns[job.line] = self.turn
+            if run[job.line] % RUN == 0:  # within a run a line keeps its place
+                of_line[job.line] += RUN
+                turns_before[job.line] = self.turn
+        return chosen
 
     def _note_sent(self, messages: list[Published]) -> None:
         for message in messages:

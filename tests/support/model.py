@@ -80,6 +80,11 @@ class Job:
     events: list[tuple[str, int]] = field(default_factory=list)
 
     @property
+    def line(self) -> tuple[UUID, bool]:
+        """Its owner, and whether it is of a batch: there is one batch."""
+        return self.owner, self.batch is not None
+
+    @property
     def held(self) -> bool:
         """Whether its batch keeps it from starting."""
         return self.batch is not None and self.batch.state != "open"
