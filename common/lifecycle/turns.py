@@ -6,7 +6,7 @@ Plain functions of what waits and what is in flight; `waiting.py` reads both fro
 from __future__ import annotations
 
 import heapq
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
@@ -16,7 +16,6 @@ from uuid import UUID
 RUN: Final = 4
 """Jobs of one batch in a row: they share their LoRAs, so a worker that takes several swaps rarely."""
 _USUAL_PRIORITY: Final = 5
-_REMEMBERED: Final = 20_000
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,8 @@ class Candidate:
 
 Lines = dict[UUID, dict[UUID | None, deque[Candidate]]]
 """What waits, in its order, by owner and batch."""
+Who = UUID | tuple[UUID, UUID | None]
+"""Whose turn it may be: an owner, and a batch (or the single jobs) of an owner."""
 
 
 @dataclass(frozen=True)
@@ -45,33 +46,39 @@ class InFlight:
 
 
 class Turns:
-    """Who had a turn when, of those who had one lately: it decides between equals, so that nobody is always the last.
+    """When whoever waits had a turn last: it decides between equals, so that nobody is always the last.
 
-    One dispatcher's memory. Without it (after a restart, say) equals are ordered by their ids.
+    One dispatcher's memory. Without it (after a restart, say) equals are ordered by their ids, the oldest first.
     """
 
-    def __init__(self) -> None:
-        self._last: OrderedDict[UUID | tuple[UUID, UUID | None], int] = OrderedDict()
+    def __init__(self, *, remembered: int = 20_000) -> None:
+        """Remember so many owners and batches besides those who wait."""
+        self._last: dict[Who, int] = {}
         self._number = 0
+        self._remembered = remembered
 
     @property
     def number(self) -> int:
         """How many turns were given."""
         return self._number
 
-    def last(self, who: UUID | tuple[UUID, UUID | None]) -> int:
-        """Return the number of the last turn of an owner, or of a batch of an owner; 0: none that is remembered."""
-        return self._last.get(who, 0)
+    def last(self, who: Who) -> int:
+        """Return the number of the last turn of an owner, or of a batch of an owner; without one, of when it came."""
+        return self._last.get(who, self._number)
+
+    def meet(self, waiting: Iterable[Who]) -> None:
+        """Let those who wait in: who was not here yet stands behind all who were, or newcomers would starve them."""
+        present = set(waiting)
+        for who in present:
+            self._last.setdefault(who, self._number)
+        if len(self._last) > len(present) + self._remembered:
+            self._last = {who: self._last[who] for who in present}
 
     def give(self, chosen: Iterable[Candidate]) -> None:
         """Remember that these had their turns, in this order."""
         for candidate in chosen:
             self._number += 1
-            for who in (candidate.owner, (candidate.owner, candidate.batch)):
-                self._last[who] = self._number
-                self._last.move_to_end(who)
-        while len(self._last) > _REMEMBERED:
-            self._last.popitem(last=False)
+            self._last[candidate.owner] = self._last[candidate.owner, candidate.batch] = self._number
 
 
 def in_turn(

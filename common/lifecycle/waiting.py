@@ -1,6 +1,7 @@
 """The jobs that wait to be published, as few of them as it takes to say whose turn it is.
 
-Everything here costs as much as is published, however much waits.
+Everything here costs as much as is published, a hop for each owner with single jobs and a few rows for each open batch,
+however much waits.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ _ROWS: Final = text("""
 """A batch goes through its lanes one after the other: all rows of one set of LoRAs, there host by host. Lanes are found
 by hopping, and only so many as it takes to fill the depth; a host that has no room costs one hop."""
 
-_BATCHES: Final = text("SELECT id FROM batches WHERE state = 'open' AND ended_at IS NULL")
+_BATCHES: Final = text("SELECT id, owner_id FROM batches WHERE state = 'open' AND ended_at IS NULL")
 
 
 def next_jobs(connection: Connection, queue: Queue, turns: Turns, *, room: int, host_limit: int) -> list[UUID]:
@@ -112,10 +113,12 @@ def next_jobs(connection: Connection, queue: Queue, turns: Turns, *, room: int, 
     `host_limit` bounds how many jobs of batches that fetch from one host may be in flight; 0: no bound.
     """
     flight = _read_in_flight(connection, queue)
-    waiting = connection.execute(_OWNERS, {"queue": queue.value}).scalars()
+    singles = connection.execute(_OWNERS, {"queue": queue.value}).scalars().all()
+    batches = {row.id: row.owner_id for row in connection.execute(_BATCHES)} if queue is Queue.BULK else {}
+    lines = [*((owner, None) for owner in singles), *((owner, batch) for batch, owner in batches.items())]
+    turns.meet(chain(lines, (owner for owner, _ in lines)))
     # No other owner can have a turn before each of these has had one, and then no room is left.
-    owners = heapq.nsmallest(room, waiting, key=lambda owner: (flight.owners[owner], turns.last(owner), owner))
-    batches = connection.execute(_BATCHES).scalars().all() if queue is Queue.BULK else []
+    owners = heapq.nsmallest(room, singles, key=lambda owner: (flight.owners[owner], turns.last(owner), owner))
     any_host_room = host_limit or room
     host_room = {host: max(0, any_host_room - number) for host, number in flight.hosts.items()} if host_limit else {}
     host_room |= dict.fromkeys(paused_hosts(connection), 0) | {"": room}
@@ -123,13 +126,13 @@ def next_jobs(connection: Connection, queue: Queue, turns: Turns, *, room: int, 
     # Of a thousand lines each shows a few jobs, and more only where all of them were looked at: what is chosen is the
     # same as if each had shown as many as there is room for.
     depth = min(room, max(2 * RUN, 4 * room // max(1, len(owners) + len(batches))))
-    shown = front.read(owners, batches, depth)
+    shown = front.read(owners, list(batches), depth)
     depths = dict.fromkeys(shown, depth)
     while True:
-        lines = lines_of(chain.from_iterable(shown.values()))
-        chosen = in_turn(lines, flight, turns, room=room, host_room=host_room, any_host_room=any_host_room)
+        left = lines_of(chain.from_iterable(shown.values()))
+        chosen = in_turn(left, flight, turns, room=room, host_room=host_room, any_host_room=any_host_room)
         cut_off = (line for line, jobs in shown.items() if len(jobs) == depths[line] < room)
-        used_up = [(owner, batch) for owner, batch in cut_off if not lines[owner][batch]]
+        used_up = [(owner, batch) for owner, batch in cut_off if not left[owner][batch]]
         if not used_up:
             turns.give(chosen)
             return [candidate.job for candidate in chosen]

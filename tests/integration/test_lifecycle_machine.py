@@ -71,8 +71,8 @@ class Lives(RuleBasedStateMachine):
         self.sent: list[Published] = []
         self.places: list[int] = []
         self.turn = 0
-        self.turns: Counter[object] = Counter()
-        """The last turn of each owner and each line."""
+        self.turns: dict[object, int] = {}
+        """The last turn of each owner and each line, or how many turns there had been when it first waited."""
 
     @rule(room=st.integers(1, 4))
     @precondition(any_job(lambda job: job.status == "created"))
@@ -301,7 +301,12 @@ class Lives(RuleBasedStateMachine):
         flying = [job for job in self.jobs if job.is_out or job.status == "processing"]
         of_owner = Counter(job.owner for job in flying)
         of_line = Counter(job.line for job in flying)
-        turns_before = Counter(self.turns)
+        present: set[object] = {name for job in waiting if job.batch is None for name in (job.owner, job.line)}
+        if self.batch.state == "open":
+            present |= {self.rows[0].owner, self.rows[0].line}
+        for name in present:
+            self.turns.setdefault(name, self.turn)
+        turns_before = dict(self.turns)
         run: Counter[object] = Counter()
         chosen: list[UUID] = []
         while waiting and len(chosen) < room:

@@ -75,6 +75,30 @@ def test_one_batch_may_have_the_whole_room_however_many_wait_beside_it(life: Lif
     assert Counter(batches_of(life, sent)) == {high: 60}
 
 
+def test_a_stream_of_small_batches_does_not_starve_the_one_that_was_there_before(life: Life) -> None:
+    large = life.open(100)
+    served: list[UUID] = []
+    for _ in range(40):
+        life.open(RUN)
+        sent = life.publish(room=RUN)
+        served += batches_of(life, sent)
+        for message in sent:
+            life.do(lifecycle.complete, message.job, life.take(message.job), RESULT)
+    assert Counter(served)[large] >= 5 * RUN
+    assert len(set(served)) >= 20, "and they go out, too"
+
+
+def test_a_stream_of_new_owners_does_not_starve_the_one_who_waited_before(life: Life) -> None:
+    waits = {life.create() for _ in range(4)}
+    for _ in range(25):
+        for _ in range(2):
+            life.create(life.new_owner())
+        for message in life.publish(room=2):
+            waits.discard(message.job)
+            life.do(lifecycle.complete, message.job, life.take(message.job), RESULT)
+    assert not waits
+
+
 @pytest.mark.parametrize("queue", list(Queue))
 def test_more_owners_than_there_is_room_for_have_their_turns_one_after_the_other(life: Life, queue: Queue) -> None:
     owners = [life.new_owner() for _ in range(13)]

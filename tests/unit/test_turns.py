@@ -179,9 +179,10 @@ def _published(
     names: Sequence[tuple[UUID, UUID | None]], *, window: int, passes: int
 ) -> list[tuple[UUID, UUID | None]]:
     """Return whose jobs go out, in order, where each line has more than enough and a window is kept full by runs."""
-    turns, out = Turns(), deque[Candidate]()
+    turns, out = Turns(remembered=5), deque[Candidate]()
     order: list[Candidate] = []
     for _ in range(passes):
+        turns.meet([*names, *(owner for owner, _ in names)])
         flight = InFlight()
         flight.owners.update(candidate.owner for candidate in out)
         flight.lines.update((candidate.owner, candidate.batch) for candidate in out)
@@ -215,11 +216,23 @@ def test_nobody_starves_however_many_more_wait_than_there_is_room_for(number: in
     assert all(abs(count - share) <= 2 * RUN for count in Counter(order).values())
 
 
-def test_what_is_remembered_of_turns_is_bounded_and_the_latest() -> None:
+def test_who_comes_new_stands_behind_all_who_wait() -> None:
     turns = Turns()
-    jobs = [Candidate(UUID(int=n), UUID(int=n)) for n in range(1, 30_001)]
-    turns.give(jobs)
-    assert turns.number == 30_000
-    assert turns.last(jobs[0].owner) == 0
-    assert turns.last(jobs[-1].owner) == 30_000
-    assert turns.last((jobs[-1].owner, None)) == 30_000
+    early, served, late = (UUID(int=n) for n in (3, 2, 1))
+    turns.meet([early, served])
+    turns.give([Candidate(UUID(int=9), served)])
+    turns.meet([early, served, late])
+    turns.give([Candidate(UUID(int=10), served)])
+    assert sorted([served, late, early], key=turns.last) == [early, late, served]
+
+
+def test_who_waits_is_never_forgotten_and_of_the_others_only_so_many_are_remembered() -> None:
+    turns = Turns(remembered=100)
+    waits = Candidate(UUID(int=1), UUID(int=1))
+    turns.give([waits])
+    for n in range(2, 1000):
+        gone = Candidate(UUID(int=n), UUID(int=n))
+        turns.meet([waits.owner, gone.owner])
+        turns.give([gone])
+    assert turns.last(waits.owner) == 1
+    assert turns.last(UUID(int=2)) == turns.number, "as if it came now"
