@@ -48,7 +48,7 @@ def make_engine(settings: Settings, *, pool_size: int = 5, application: str = "f
         connect_args={
             "connect_timeout": 5,
             "application_name": application,
-            # No JIT: the planner thinks that the hops of turns.py may go on for long, and compiling takes 50 times as
+            # No JIT: the planner thinks that the hops of waiting.py may go on for long, and compiling takes 50 times as
             # long as they do.
             "options": f"-c statement_timeout={_STATEMENT_TIMEOUT_MS} -c lock_timeout=10000"
             f" -c idle_in_transaction_session_timeout={_SILENCE_TIMEOUT_MS} -c jit=off",

@@ -7,7 +7,8 @@
 wishes.py        what an owner asks for: create, cancel, retry, delete
 attempts.py      what a worker does with its attempt: claim, renew, pin, complete, fail, release
 dispatch.py      what the dispatcher does: publish, withdraw, find what was lost, rescue
-turns.py         whose jobs are published next
+turns.py         whose turn it is to be published
+waiting.py       the few waiting jobs that it takes to say so
 batch_states.py  a batch as a whole: receive, open, pause, resume, cancel, end
 batch_rows.py    its rows: they come in by COPY, and are cancelled and retried in chunks
 batch_pins.py    its LoRAs, pinned once for all rows

@@ -31,8 +31,10 @@ class Candidate:
 
 Lines = dict[UUID, dict[UUID | None, deque[Candidate]]]
 """What waits, in its order, by owner and batch."""
-Who = UUID | tuple[UUID, UUID | None]
-"""Whose turn it may be: an owner, and a batch (or the single jobs) of an owner."""
+LineName = tuple[UUID, UUID | None]
+"""An owner and one of its batches; no batch: its single jobs."""
+Who = UUID | LineName
+"""Whose turn it may be: an owner's, and a line's of that owner."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,7 @@ class InFlight:
     """How many jobs are published or running."""
 
     owners: Counter[UUID] = field(default_factory=Counter)
-    lines: Counter[tuple[UUID, UUID | None]] = field(default_factory=Counter)
-    """By owner and batch."""
+    lines: Counter[LineName] = field(default_factory=Counter)
     hosts: Counter[str] = field(default_factory=Counter)
 
 
@@ -52,7 +53,7 @@ class Turns:
     """
 
     def __init__(self, *, remembered: int = 20_000) -> None:
-        """Remember so many owners and batches besides those who wait."""
+        """Remember so many owners and lines besides those who wait."""
         self._last: dict[Who, int] = {}
         self._number = 0
         self._remembered = remembered
@@ -63,7 +64,7 @@ class Turns:
         return self._number
 
     def last(self, who: Who) -> int:
-        """Return the number of the last turn of an owner, or of a batch of an owner; without one, of when it came."""
+        """Return the number of the last turn of an owner or a line; without one, of when it came."""
         return self._last.get(who, self._number)
 
     def meet(self, waiting: Iterable[Who]) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, text
 
 from common.contract import Queue
 from common.lifecycle.source_hosts import paused_hosts
-from common.lifecycle.turns import RUN, Candidate, InFlight, Turns, in_turn, lines_of
+from common.lifecycle.turns import RUN, Candidate, InFlight, LineName, Turns, in_turn, lines_of
 
 _IN_FLIGHT: Final = text("""
     SELECT owner_id, batch_id, source_host, count(*) AS number
@@ -152,10 +152,8 @@ class _Front:
     host_room: Mapping[str, int]
     any_host_room: int
 
-    def read(
-        self, owners: Sequence[UUID], batches: Sequence[UUID], depth: int
-    ) -> dict[tuple[UUID, UUID | None], list[Candidate]]:
-        """Read at most `depth` due jobs of each batch, and of those without one of each owner; by owner and batch."""
+    def read(self, owners: Sequence[UUID], batches: Sequence[UUID], depth: int) -> dict[LineName, list[Candidate]]:
+        """Read at most `depth` due jobs of each batch, and of each owner as many of those without one."""
         jobs: list[Candidate] = []
         if owners:
             wish = {"queue": self.queue.value, "owners": owners, "depth": depth}
@@ -164,7 +162,7 @@ class _Front:
             hosts = {"host_room": json.dumps(self.host_room), "any_host_room": self.any_host_room}
             rows = self.connection.execute(_ROWS, {"batches": batches, "depth": depth, **hosts})
             jobs += [Candidate(row.id, row.owner_id, row.batch_id, row.priority, row.source_host) for row in rows]
-        lines: dict[tuple[UUID, UUID | None], list[Candidate]] = {}
+        lines: dict[LineName, list[Candidate]] = {}
         for job in jobs:
             lines.setdefault((job.owner, job.batch), []).append(job)
         return lines

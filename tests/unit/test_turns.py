@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from common.lifecycle.turns import RUN, Candidate, InFlight, Turns, in_turn, lines_of
+from common.lifecycle.turns import RUN, Candidate, InFlight, LineName, Turns, in_turn, lines_of
 
 OWNERS = [UUID(int=number) for number in range(1, 4)]
 HOSTS = ["", "a.example.com", "b.example.com"]
@@ -175,9 +175,7 @@ def test_a_small_owner_gets_its_share_beside_a_huge_one(room: int) -> None:
     assert len(set(chosen) & set(small)) == min(room, 10)
 
 
-def _published(
-    names: Sequence[tuple[UUID, UUID | None]], *, window: int, passes: int
-) -> list[tuple[UUID, UUID | None]]:
+def _published(names: Sequence[LineName], *, window: int, passes: int) -> list[LineName]:
     """Return whose jobs go out, in order, where each line has more than enough and a window is kept full by runs."""
     turns, out = Turns(remembered=5), deque[Candidate]()
     order: list[Candidate] = []
@@ -207,7 +205,7 @@ def test_two_batches_share_a_fleet_evenly_whatever_its_window(window: int) -> No
 
 @given(st.integers(1, 40), st.booleans())
 def test_nobody_starves_however_many_more_wait_than_there_is_room_for(number: int, of_one_owner: bool) -> None:
-    names: list[tuple[UUID, UUID | None]] = [
+    names: list[LineName] = [
         (OWNERS[0], UUID(int=100 + n)) if of_one_owner else (UUID(int=100 + n), None) for n in range(number)
     ]
     order = _published(names, window=2 * RUN, passes=4 * number)
