@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw
 
 from infra.demo_model.files import FOLDER
 from infra.embedded.servers import EmbeddedServers
+from tests.support.accelerated import fail_at
 from tests.support.fills import FillSettings
 from worker.model import FluxFillModel, load_model
 from worker.work import Work
@@ -59,15 +60,7 @@ class _Ours:
         return self._steps.calls
 
     def fill(self, work: Work, crash_after: int | None = None) -> Image.Image | None:
-        ticks = 0
-
-        def tick(_: str) -> None:
-            nonlocal ticks
-            ticks += 1
-            if ticks == crash_after:
-                raise _Crash
-
-        return self._model.fill(work, tick)[0]
+        return self._model.fill(work, fail_at(crash_after, _Crash()))[0]
 
 
 class _Native:

@@ -23,7 +23,7 @@ from common.lifecycle import AdapterPin, Counts, NewBatch, Reject, Release
 from common.tables import batch_rejects
 from tests.support.history import told_by
 from tests.support.interleaving import at_once, overlap
-from tests.support.life import BROKEN, DRAIN, REQUEST, RESULT, TROUBLE, Life, new_row, outcome
+from tests.support.life import BROKEN, DRAIN, REQUEST, RESULT, TROUBLE, Life, new_row, outcome, publishing
 
 Wish = Callable[[Connection, UUID, UUID], object]
 HOST = "slow.example.com"
@@ -791,9 +791,7 @@ class Storm:
             "renew": lambda: lifecycle.renew(connection, [(one, attempt, False) for one in some], lease_seconds=60),
             "cancel rows": lambda: lifecycle.cancel(connection, life.owner, some),
             "retry": lambda: lifecycle.retry(connection, life.owner, some),
-            "publish": lambda: lifecycle.publish_waiting(
-                connection, Queue.BULK, lifecycle.Turns(), room=5, host_limit=2
-            ),
+            "publish": lambda: publishing(5, host_limit=2)(connection),
             "rescue": lambda: lifecycle.rescue(connection, life.settings, limit=5),
             "pause": lambda: lifecycle.pause_batch(connection, life.owner, batch),
             "resume": lambda: lifecycle.resume_batch(connection, life.owner, batch),

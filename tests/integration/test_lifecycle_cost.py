@@ -21,7 +21,7 @@ from infra.embedded.servers import EmbeddedServers
 from producer.results.read import RowFilter, read_jobs
 from tests.support.databases import fresh_database
 from tests.support.environment import settings_for
-from tests.support.life import BROKEN, RESULT, TROUBLE, Life
+from tests.support.life import BROKEN, RESULT, TROUBLE, Life, publishing
 
 MANY = 30_000
 FEW_PAGES = 300
@@ -153,10 +153,8 @@ def test_each_step_of_a_job_touches_few_pages_however_much_waits(full: Full) -> 
     counts = touched(
         life,
         {
-            "publish": partial(lifecycle.publish_waiting, queue=Queue.BULK, turns=lifecycle.Turns(), room=5),
-            "publish from the empty queue": partial(
-                lifecycle.publish_waiting, queue=Queue.INTERACTIVE, turns=lifecycle.Turns(), room=5
-            ),
+            "publish": publishing(5),
+            "publish from the empty queue": publishing(5, queue=Queue.INTERACTIVE),
             "look for lost messages": partial(
                 lifecycle.publish_lost, queue=Queue.BULK, queue_is_empty=False, lost_seconds=15
             ),
@@ -179,10 +177,8 @@ def test_each_step_of_a_row_touches_few_pages_however_many_its_batch_has(full: F
     counts = touched(
         life,
         {
-            "publish": partial(lifecycle.publish_waiting, queue=Queue.BULK, turns=lifecycle.Turns(), room=5),
-            "publish with a bound for hosts": partial(
-                lifecycle.publish_waiting, queue=Queue.BULK, turns=lifecycle.Turns(), room=5, host_limit=3
-            ),
+            "publish": publishing(5),
+            "publish with a bound for hosts": publishing(5, host_limit=3),
             "claim": partial(lifecycle.claim, job=claimed, worker="w", lease_seconds=60),
             "complete": partial(lifecycle.complete, job=claimed, attempt=1, result=RESULT),
             "claim another": partial(lifecycle.claim, job=failing, worker="w", lease_seconds=60),
@@ -262,9 +258,9 @@ def test_a_pass_over_many_open_batches_looks_at_few_rows_of_each(life: Life) -> 
     counts = touched(
         life,
         {
-            "first": partial(lifecycle.publish_waiting, queue=Queue.BULK, turns=lifecycle.Turns(), room=1),
-            "few": partial(lifecycle.publish_waiting, queue=Queue.BULK, turns=lifecycle.Turns(), room=8),
-            "many": partial(lifecycle.publish_waiting, queue=Queue.BULK, turns=lifecycle.Turns(), room=64),
+            "first": publishing(1),
+            "few": publishing(8),
+            "many": publishing(64),
         },
     )
     marked = 64 - 8

@@ -16,7 +16,7 @@ from common.database import Doorbell
 from common.lifecycle import Published, Release
 from tests.support import life as a_job
 from tests.support.interleaving import at_once, is_free_while_waiting, overlap, overtaken
-from tests.support.life import DRAIN, RESULT, TROUBLE, Life
+from tests.support.life import DRAIN, RESULT, TROUBLE, Life, publishing
 
 State = Callable[[Life], UUID]
 
@@ -158,9 +158,7 @@ def test_dispatchers_at_once_never_publish_one_job_twice(life: Life) -> None:
     for _ in range(100):
         if len(sent) >= len(jobs):
             break
-        publish = [
-            partial(lifecycle.publish_waiting, queue=Queue.BULK, turns=lifecycle.Turns(), room=10) for _ in range(6)
-        ]
+        publish = [publishing(10) for _ in range(6)]
         for messages in at_once(life.engine, publish):
             sent += messages
     assert sorted(ids(sent)) == sorted(jobs)
@@ -169,7 +167,7 @@ def test_dispatchers_at_once_never_publish_one_job_twice(life: Life) -> None:
 
 def test_a_second_dispatcher_passes_by_what_the_first_one_holds_without_waiting(life: Life) -> None:
     life.create()
-    publish = partial(lifecycle.publish_waiting, queue=Queue.BULK, turns=lifecycle.Turns(), room=10)
+    publish = publishing(10)
     first, second = overlap(life.engine, publish, publish, may_wait=False)
     assert (len(first), second) == (1, [])
     assert life.publish() == []
@@ -184,7 +182,7 @@ def test_what_was_published_between_looking_and_locking_is_left_alone(life: Life
         if came_back:  # and waits again: it looks as before, but for the time at which it is due
             life.do(lifecycle.release, job, life.take(job), TROUBLE, life.settings)
 
-    publish = partial(lifecycle.publish_waiting, queue=Queue.BULK, turns=lifecycle.Turns(), room=10)
+    publish = publishing(10)
     assert overtaken(life.engine, publish, another_dispatcher_is_faster) == []
     assert life.row(job)["publish_no"] == 1
 
@@ -199,7 +197,7 @@ def test_what_is_just_being_cancelled_or_claimed_is_not_published(life: Life, ho
         else:
             lifecycle.claim(connection, job, worker="w", lease_seconds=60)
 
-    publish = partial(lifecycle.publish_waiting, queue=Queue.BULK, turns=lifecycle.Turns(), room=10)
+    publish = publishing(10)
     _, messages = overlap(life.engine, hold, publish, may_wait=False)
     assert messages == []
     assert life.row(job)["publish_no"] == 0
@@ -209,7 +207,7 @@ def test_a_cancel_during_a_publish_waits_and_wins(life: Life) -> None:
     job = life.create()
     messages, cancelled = overlap(
         life.engine,
-        partial(lifecycle.publish_waiting, queue=Queue.BULK, turns=lifecycle.Turns(), room=10),
+        publishing(10),
         lambda c: lifecycle.cancel(c, life.owner, [job]),
     )
     assert (ids(messages), cancelled) == ([job], [job])

@@ -24,7 +24,7 @@ from common.errors import LeaseLost, Rejected
 from common.lifecycle import Published
 from common.tables import job_events, jobs
 from tests.support.history import told_by
-from tests.support.life import BROKEN, DRAIN, RESULT, TROUBLE, Life, outcome, remove_all
+from tests.support.life import BROKEN, DRAIN, RESULT, TROUBLE, Life, outcome, publishing, remove_all
 from tests.support.model import Batch, Job
 
 MAX_UNCOUNTED = 3
@@ -416,7 +416,7 @@ class Storm:
             lambda: lifecycle.cancel(connection, life.owner, some),
             lambda: lifecycle.retry(connection, life.owner, some),
             lambda: lifecycle.delete(connection, life.owner, some[:1]) if dice.random() < 0.02 else None,
-            lambda: self.sent.extend(lifecycle.publish_waiting(connection, Queue.BULK, lifecycle.Turns(), room=5)),
+            lambda: self.sent.extend(publishing(5)(connection)),
             lambda: self.sent.extend(lifecycle.publish_lost(connection, Queue.BULK, **lost)),  # type: ignore[arg-type]
             lambda: lifecycle.withdraw(connection, dice.sample(self.sent, min(4, len(self.sent)))),
             lambda: lifecycle.rescue(connection, life.settings, limit=4),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from functools import partial
 from itertools import groupby
 from uuid import UUID
 
@@ -16,7 +15,7 @@ from common.contract import Queue
 from common.lifecycle import NewRow, Release
 from common.lifecycle.turns import RUN, Candidate, InFlight, Turns, in_turn, lines_of
 from tests.support.interleaving import at_once
-from tests.support.life import DRAIN, RESULT, TROUBLE, Life, new_row
+from tests.support.life import DRAIN, RESULT, TROUBLE, Life, new_row, publishing
 
 HOST = "slow.example.com"
 
@@ -193,9 +192,7 @@ def test_dispatchers_at_once_publish_each_row_once(life: Life) -> None:
     for _ in range(100):
         if len(sent) >= len(some):
             break
-        publish = [
-            partial(lifecycle.publish_waiting, queue=Queue.BULK, turns=lifecycle.Turns(), room=10) for _ in range(4)
-        ]
+        publish = [publishing(10) for _ in range(4)]
         sent += [message.job for messages in at_once(life.engine, publish) for message in messages]
     assert sorted(sent) == sorted(some)
 

@@ -7,6 +7,7 @@ leases would take minutes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 from uuid import UUID
 
@@ -55,6 +56,11 @@ def new_row(
         source_host=host,
         extra=extra or {},
     )
+
+
+def publishing(room: int, *, queue: Queue = Queue.BULK, host_limit: int = 0) -> Callable[[Connection], list[Published]]:
+    """Return what a dispatcher that remembers no turns does in a pass."""
+    return partial(lifecycle.publish_waiting, queue=queue, turns=Turns(), room=room, host_limit=host_limit)
 
 
 class Life:

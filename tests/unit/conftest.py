@@ -35,6 +35,22 @@ def fill_model(fill_settings: Settings) -> Any:
     return load_model(fill_settings)
 
 
+@pytest.fixture(scope="module")
+def cached() -> Any:
+    """A model that caches steps; each test leaves it as it was."""
+    from tests.support.accelerated import load_cached
+
+    return load_cached()
+
+
+@pytest.fixture(scope="module")
+def int8() -> Any:
+    """A model with weights of 8 bits and every step whole; each test leaves it as it was."""
+    from tests.support.accelerated import load
+
+    return load(fill_profile="fast", fill_step_cache=False, fill_quantization="int8")
+
+
 @pytest.fixture
 def stock(model_folder: Path) -> Any:
     """A FluxFillPipeline just as diffusers loads it, this test's own."""

@@ -13,14 +13,7 @@ import torch
 from common.errors import Rejected
 from common.fill_profile import Offload
 from tests.support.accelerated import STEPS, THRESHOLD, fill, ignore, load, load_cached, long_work, psnr, whole_steps
-from tests.support.fills import (
-    adapter,
-    fill_stock,
-    peft_pair,
-    quiet_peft,
-    same,
-    write_lora,
-)
+from tests.support.fills import adapter, fill_stock, peft_pair, quiet_peft, same, write_lora
 from worker.acceleration.attention import attend_with
 from worker.acceleration.placement import place
 from worker.model import FluxFillModel
@@ -29,18 +22,6 @@ pytestmark = quiet_peft
 
 
 # --- quantization
-
-
-@pytest.fixture(scope="module")
-def cached() -> FluxFillModel:
-    """A model that caches steps; each test leaves it as it was."""
-    return load_cached()
-
-
-@pytest.fixture(scope="module")
-def int8() -> FluxFillModel:
-    """A model with weights of 8 bits and every step whole; each test leaves it as it was."""
-    return load(fill_profile="fast", fill_step_cache=False, fill_quantization="int8")
 
 
 def test_int8_weights_take_less_memory_and_fill_nearly_the_same(int8: FluxFillModel, fill_model: FluxFillModel) -> None:

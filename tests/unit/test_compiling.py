@@ -11,25 +11,13 @@ from PIL import Image
 
 from common.errors import Rejected
 from tests.support.accelerated import fill, ignore, load, psnr
-from tests.support.fills import (
-    adapter,
-    peft_pair,
-    quiet_peft,
-    same,
-    write_lora,
-)
+from tests.support.fills import adapter, peft_pair, quiet_peft, same, write_lora
 from worker.acceleration.compiling import compile_blocks, warm_up
 from worker.model import FluxFillModel
 from worker.profile import Compilation
 from worker.work import Tick, Work
 
 pytestmark = quiet_peft
-
-
-@pytest.fixture(scope="module")
-def int8() -> FluxFillModel:
-    """A model with weights of 8 bits and every step whole; each test leaves it as it was."""
-    return load(fill_profile="fast", fill_step_cache=False, fill_quantization="int8")
 
 
 def test_blocks_are_compiled_once_for_all_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

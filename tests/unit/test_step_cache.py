@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +10,11 @@ import pytest
 from PIL import Image
 
 from common.errors import Cancelled
-from tests.support.accelerated import STEPS, fill, ignore, load, load_cached, long_work, psnr, whole_steps
-from tests.support.fills import (
-    SIDE,
-    adapter,
-    fill_stock,
-    peft_pair,
-    quiet_peft,
-    same,
-    write_lora,
-)
+from tests.support.accelerated import STEPS, fail_at, fill, ignore, load, load_cached, long_work, psnr, whole_steps
+from tests.support.fills import SIDE, adapter, fill_stock, peft_pair, quiet_peft, same, write_lora
 from worker.model import FluxFillModel
 
 pytestmark = quiet_peft
-
-
-@pytest.fixture(scope="module")
-def cached() -> FluxFillModel:
-    """A model that caches steps; each test leaves it as it was."""
-    return load_cached()
 
 
 def test_steps_are_skipped_and_the_picture_stays_near_exact(cached: FluxFillModel, fill_model: FluxFillModel) -> None:
@@ -75,18 +60,6 @@ def test_a_cached_job_is_the_same_in_another_size_before_and_after(cached: FluxF
     fill(cached, **wide, height=96)
 
     assert same(fill(cached), alone)
-
-
-def fail_at(tick: int, error: Exception) -> Callable[[str], None]:
-    ticks = 0
-
-    def fail(_: str) -> None:
-        nonlocal ticks
-        ticks += 1
-        if ticks == tick:
-            raise error
-
-    return fail
 
 
 @pytest.mark.parametrize(
